@@ -1,0 +1,111 @@
+"""Preference optimisation: data, training, evaluation and evidence for the whole family around DPO.
+
+The names below are the public interface, together with the command line; anything else may change. They
+are imported when first used, so that `import prefopt` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from prefopt import objectives
+    from prefopt.config import RunConfig, load_recipe, parse, write_recipe
+    from prefopt.errors import PrefoptError
+    from prefopt.generate.base import Generator
+    from prefopt.ledger import Ledger
+    from prefopt.methods.base import Method, find_method, method_names
+    from prefopt.models.scorer import Scorer
+    from prefopt.objectives import dpo
+    from prefopt.pack.batch import Example, PackedBatch, collate
+    from prefopt.pack.prepare import PrepareSettings, prepare
+    from prefopt.pack.tree import TokenTree, build_tree
+    from prefopt.records import (
+        Message,
+        Pair,
+        Preference,
+        Response,
+        read_preferences,
+        write_preferences,
+    )
+    from prefopt.report.page import write_report
+    from prefopt.text.sources import load_preferences
+    from prefopt.worlds.arithmetic import ArithmeticWorld
+
+__all__ = [
+    "ArithmeticWorld",
+    "Example",
+    "Generator",
+    "Ledger",
+    "Message",
+    "Method",
+    "PackedBatch",
+    "Pair",
+    "Preference",
+    "PrefoptError",
+    "PrepareSettings",
+    "Response",
+    "RunConfig",
+    "Scorer",
+    "TokenTree",
+    "build_tree",
+    "collate",
+    "dpo",
+    "find_method",
+    "load_preferences",
+    "load_recipe",
+    "method_names",
+    "objectives",
+    "parse",
+    "prepare",
+    "read_preferences",
+    "write_preferences",
+    "write_recipe",
+    "write_report",
+]
+
+_HOMES = {
+    "prefopt.config": ("RunConfig", "load_recipe", "parse", "write_recipe"),
+    "prefopt.errors": ("PrefoptError",),
+    "prefopt.generate.base": ("Generator",),
+    "prefopt.ledger": ("Ledger",),
+    "prefopt.methods.base": ("Method", "find_method", "method_names"),
+    "prefopt.models.scorer": ("Scorer",),
+    "prefopt.objectives": ("dpo",),
+    "prefopt.pack.batch": ("Example", "PackedBatch", "collate"),
+    "prefopt.pack.prepare": ("PrepareSettings", "prepare"),
+    "prefopt.pack.tree": ("TokenTree", "build_tree"),
+    "prefopt.records": (
+        "Message",
+        "Pair",
+        "Preference",
+        "Response",
+        "read_preferences",
+        "write_preferences",
+    ),
+    "prefopt.report.page": ("write_report",),
+    "prefopt.text.sources": ("load_preferences",),
+    "prefopt.worlds.arithmetic": ("ArithmeticWorld",),
+}
+"""Module -> the public names it defines."""
+
+
+def __getattr__(name: str) -> object:
+    """The public name, imported on first use."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("prefopt")
+    if name == "objectives":
+        return importlib.import_module("prefopt.objectives")
+    for module, names in _HOMES.items():
+        if name in names:
+            value = getattr(importlib.import_module(module), name)
+            globals()[name] = value
+            return value
+    raise AttributeError(f"module 'prefopt' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

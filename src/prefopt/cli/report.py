@@ -1,0 +1,40 @@
+"""`prefopt report`: one HTML page about one run or a comparison of several."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import argparse
+
+NAME = "report"
+HELP = """\
+Write one HTML page about one run, or compare several.
+
+The page holds its plots and styles and opens without a network."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the run folders and the page."""
+    parser.add_argument(
+        "runs", metavar="RUN", nargs="+", type=Path, help="run folder (output_dir of a recipe)"
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="FILE",
+        type=Path,
+        help="the page (default: report.html in the run folder, for several runs in the current folder)",
+    )
+    parser.add_argument("--title", help="heading of the page")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write the page and print its path; returns 0."""
+    from prefopt.report.page import write_report
+
+    runs: list[Path] = arguments.runs
+    output = arguments.output or (runs[0] if len(runs) == 1 else Path()) / "report.html"
+    print(write_report(runs, output, title=arguments.title))
+    return 0

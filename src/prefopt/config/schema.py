@@ -1,0 +1,350 @@
+"""`RunConfig`: the keys that every recipe may have, their defaults, ranges and mutual exclusions.
+
+The text under a field is what `prefopt methods` prints about it. Methods subclass `RunConfig` and add
+their own parameters in the same way.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal, NamedTuple, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+
+from prefopt.records import JsonValue
+
+Count = Annotated[int, Field(ge=1)]
+Natural = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+ProperFraction = Annotated[float, Field(ge=0, lt=1)]
+Text = Annotated[str, Field(min_length=1)]
+Tracker = Literal["tensorboard", "wandb", "mlflow", "trackio"]
+
+
+class RunConfig(BaseModel):
+    """Settings of one run, checked and immutable. Unknown keys, wrong types and contradictions are errors.
+
+    Types are strict: `"8"` is no number and `yes` is no truth value. Paths are relative to the current
+    directory and may begin with `~`.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        allow_inf_nan=False,
+        validate_default=True,
+        use_attribute_docstrings=True,
+        protected_namespaces=(),
+    )
+    builds_data: ClassVar[bool] = False
+    """Whether the method can make its own training data, so that a recipe may name none."""
+
+    method: Text
+    """What to train with; `prefopt methods` lists them."""
+
+    # Model
+    model_name_or_path: Text
+    """Folder of a Hugging Face causal language model or PEFT adapter, or a hub id."""
+    model_revision: Text | None = None
+    """Branch, tag or commit of a hub model."""
+    tokenizer_name_or_path: Text | None = None
+    """Folder or hub id of the tokenizer; null: the model's own."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the model."""
+    dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
+    """Type of the stored weights; auto: as saved."""
+    bf16: bool | None = None
+    """Compute in bfloat16 over float32 weights; null: on GPUs that support it."""
+    attn_implementation: Text | None = None
+    """Attention of transformers (eager, sdpa, flex_attention, ...); null: chosen for the device."""
+    layout: Literal["auto", "tree", "packed", "rows"] = "auto"
+    """How responses lie in a batch: shared prefixes stored once (tree, packed) or plain rows."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+    disable_dropout: bool = True
+    """Set every dropout probability of the model to 0."""
+    use_peft: bool = False
+    """Train a LoRA adapter and leave the model's weights as they are."""
+    lora_r: Count = 16
+    """Rank of the LoRA matrices."""
+    lora_alpha: Positive = 32
+    """LoRA scaling: the update is multiplied by lora_alpha / lora_r."""
+    lora_dropout: ProperFraction = 0.0
+    """Dropout probability on the input of the LoRA matrices."""
+    lora_target_modules: Text | list[Text] = "all-linear"
+    """Names of the modules that get an adapter; all-linear: every linear layer but the output head."""
+
+    # Data
+    train_file: Text | list[Text] | None = None
+    """Training data: .jsonl, .json, .csv, .parquet, or a folder saved by `datasets`; one or several."""
+    eval_file: Text | list[Text] | None = None
+    """Evaluation data in the same forms."""
+    dataset_name: Text | None = None
+    """Hub id of a data set, instead of train_file."""
+    dataset_split: Text = "train"
+    """Split of dataset_name to train on."""
+    eval_dataset_split: Text | None = None
+    """Split of dataset_name to evaluate on."""
+    columns: dict[str, Text] = {}
+    """Which column plays which role, `role: column`, where the names are not recognised."""
+    pairing: Literal["best_vs_rest", "best_worst", "all", "adjacent"] = "best_vs_rest"
+    """Pairs made of ranked or scored lists."""
+    prompt_format: Literal["auto", "chat", "text"] = "auto"
+    """How prompts become text; auto: conversations use the chat template, strings stay as they are."""
+    chat_template: Text | None = None
+    """File with a Jinja chat template; null: the tokenizer's own."""
+    response_separator: str = ""
+    """Text between a string prompt and its response."""
+    max_length: Annotated[int, Field(ge=2)] = 1024
+    """Tokens of prompt and response together."""
+    max_prompt_length: Count | None = None
+    """Tokens of the prompt; null: only max_length counts."""
+    overlong_prompt: Literal["drop", "keep_end", "error"] = "drop"
+    """What happens to a record whose prompt is too long."""
+    overlong_response: Literal["cut", "drop", "error"] = "cut"
+    """What happens to a response that does not fit into max_length."""
+    strict: bool = False
+    """Stop when any row would be cut or dropped."""
+    max_train_samples: Count | None = None
+    """Use only the first so many training records."""
+
+    # Optimisation
+    learning_rate: Positive = 1e-6
+    """Peak learning rate of AdamW."""
+    per_device_train_batch_size: Count = 8
+    """Records per device and micro-batch."""
+    per_device_eval_batch_size: Count = 8
+    """Records per device and evaluation batch."""
+    gradient_accumulation_steps: Count = 1
+    """Micro-batches per optimiser step."""
+    num_train_epochs: Positive = 1.0
+    """Passes over the data; max_steps, where given, counts instead."""
+    max_steps: Count | None = None
+    """Optimiser steps; null: as many as num_train_epochs make."""
+    pack_tokens: Count | None = None
+    """Tokens per packed row (layout packed); null: chosen from the data."""
+    lr_scheduler_type: Literal["linear", "cosine", "constant", "one_cycle"] = "linear"
+    """Course of the learning rate after the warm-up."""
+    warmup_ratio: Fraction = 0.0
+    """Part of all steps in which the learning rate rises."""
+    warmup_steps: Natural | None = None
+    """Steps in which the learning rate rises, instead of warmup_ratio."""
+    weight_decay: NonNegative = 0.0
+    """Decoupled weight decay."""
+    adam_beta1: ProperFraction = 0.9
+    """Decay of the gradient average."""
+    adam_beta2: ProperFraction = 0.999
+    """Decay of the squared-gradient average."""
+    adam_epsilon: Positive = 1e-8
+    """Added to the denominator of the update."""
+    max_grad_norm: Positive | None = 1.0
+    """Gradients of a larger norm are scaled down to it; null: never."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
+    """Source of all randomness of the run."""
+
+    # Reference
+    reference_model: Text | None = None
+    """Folder or hub id of the reference policy; null: the policy as it is before training."""
+    reference: Literal["auto", "cached", "live", "adapter_off"] = "auto"
+    """Scored once and stored, kept in memory, or the model with its adapter switched off."""
+    cache_dir: Text | None = None
+    """Folder of reference scores and built models; null: $PREFOPT_HOME or ~/.cache/prefopt."""
+    head_chunk_bytes: Count = 64 * 2**20
+    """Memory, in bytes, for one chunk of logits; less saves memory, more saves time."""
+
+    # Output
+    output_dir: Text = "runs/{method}"
+    """Folder of the run; {method} stands for the method's name."""
+    overwrite_output_dir: bool = False
+    """Delete what an earlier run left in output_dir."""
+    resume_from_checkpoint: bool | Text = False
+    """true: go on from the newest checkpoint of output_dir; or the folder of a checkpoint."""
+    run_name: Text | None = None
+    """Name of the run in reports and trackers; null: the name of output_dir."""
+    logging_steps: Count = 10
+    """Steps between two lines of metrics."""
+    eval_strategy: Literal["no", "steps", "epoch"] = "no"
+    """When to evaluate."""
+    eval_steps: Count | None = None
+    """Steps between two evaluations."""
+    save_strategy: Literal["no", "steps", "epoch"] = "steps"
+    """When to save a checkpoint."""
+    save_steps: Count = 500
+    """Steps between two checkpoints."""
+    save_total_limit: Count | None = None
+    """Keep only the newest so many checkpoints; null: all."""
+    report_to: list[Tracker] = []
+    """Trackers besides metrics.jsonl: tensorboard, wandb, mlflow, trackio, or none."""
+    push_to_hub: bool = False
+    """Upload the trained model as hub_model_id."""
+    hub_model_id: Text | None = None
+    """Repository on the hub, `owner/name`."""
+    hub_private_repo: bool = True
+    """Create that repository as private."""
+
+    @field_validator(
+        "model_name_or_path",
+        "tokenizer_name_or_path",
+        "train_file",
+        "eval_file",
+        "chat_template",
+        "reference_model",
+        "cache_dir",
+        "output_dir",
+        "resume_from_checkpoint",
+    )
+    @classmethod
+    def _expand_home(
+        cls,
+        value: str | list[str] | bool | None,  # noqa: FBT001 - resume_from_checkpoint may be a truth value
+    ) -> str | list[str] | bool | None:
+        if isinstance(value, list):
+            return [_home(entry) for entry in value]
+        return _home(value) if isinstance(value, str) else value
+
+    @field_validator("output_dir")
+    @classmethod
+    def _fill_method(cls, value: str, info: ValidationInfo) -> str:
+        return value.replace("{method}", str(info.data.get("method", "{method}")))
+
+    @field_validator("report_to", mode="before")
+    @classmethod
+    def _list_trackers(cls, value: JsonValue) -> JsonValue:
+        if value in (None, "none", ["none"]):
+            return []
+        return [value] if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _refuse_contradictions(self) -> Self:
+        wrong = [text for found, text in self.contradictions() if found]
+        if wrong:
+            raise ValueError("\n".join(wrong))
+        return self
+
+    def contradictions(self) -> list[tuple[bool, str]]:
+        """Every rule about two keys at once: whether it is broken, and the message that names both.
+
+        A method that adds keys with rules of their own extends the list of `super()`.
+        """
+        return [
+            *self._data_rules(),
+            *self._training_rules(),
+        ]
+
+    def _data_rules(self) -> list[tuple[bool, str]]:
+        none = self.train_file is None and self.dataset_name is None and not self.builds_data
+        limit = self.max_prompt_length
+        return [
+            (
+                none,
+                "no training data: set train_file (files or a folder) or dataset_name (a hub id)",
+            ),
+            (
+                self.train_file is not None and self.dataset_name is not None,
+                (
+                    f"train_file {self.train_file!r} and dataset_name {self.dataset_name!r} exclude each "
+                    "other: remove one"
+                ),
+            ),
+            (
+                self.eval_file is not None and self.eval_dataset_split is not None,
+                (
+                    f"eval_file {self.eval_file!r} and eval_dataset_split {self.eval_dataset_split!r} "
+                    "exclude each other: remove one"
+                ),
+            ),
+            (
+                self.eval_dataset_split is not None and self.dataset_name is None,
+                (
+                    f"eval_dataset_split {self.eval_dataset_split!r} is a split of dataset_name, which is "
+                    "not set: use eval_file"
+                ),
+            ),
+            (
+                limit is not None and limit >= self.max_length,
+                (
+                    f"max_prompt_length {limit} leaves no room for a response: it must be below "
+                    f"max_length, which is {self.max_length}"
+                ),
+            ),
+        ]
+
+    def _training_rules(self) -> list[tuple[bool, str]]:
+        no_eval_data = self.eval_file is None and self.eval_dataset_split is None
+        return [
+            (
+                self.eval_strategy != "no" and no_eval_data and not self.builds_data,
+                f"eval_strategy {self.eval_strategy!r} needs data: set eval_file or eval_dataset_split",
+            ),
+            (
+                self.eval_strategy == "steps" and self.eval_steps is None,
+                "eval_strategy 'steps' needs eval_steps, the number of steps between two evaluations",
+            ),
+            (
+                self.eval_strategy != "steps" and self.eval_steps is not None,
+                (
+                    f"eval_steps {self.eval_steps} has no effect with eval_strategy "
+                    f"{self.eval_strategy!r}: set eval_strategy: steps or remove eval_steps"
+                ),
+            ),
+            (
+                self.warmup_ratio > 0 and self.warmup_steps is not None,
+                (
+                    f"warmup_ratio {self.warmup_ratio} and warmup_steps {self.warmup_steps} exclude each "
+                    "other: remove one"
+                ),
+            ),
+            (
+                self.bf16 is True and self.dtype == "float16",
+                "bf16 true and dtype 'float16' exclude each other: set dtype: float32 or bf16: false",
+            ),
+            (
+                self.reference == "adapter_off" and self.reference_model is not None,
+                (
+                    f"reference 'adapter_off' and reference_model {self.reference_model!r} exclude each "
+                    "other: remove one"
+                ),
+            ),
+            (
+                self.overwrite_output_dir and self.resume_from_checkpoint is not False,
+                (
+                    "overwrite_output_dir and resume_from_checkpoint exclude each other: the first "
+                    "deletes what the second needs"
+                ),
+            ),
+            (
+                self.push_to_hub and self.hub_model_id is None,
+                "push_to_hub needs hub_model_id, the repository to upload to (owner/name)",
+            ),
+        ]
+
+
+class Key(NamedTuple):
+    """One key of a recipe, for people."""
+
+    name: str
+    default: JsonValue
+    """None where there is none; see `required`."""
+    required: bool
+    description: str
+
+
+def keys_of(schema: type[RunConfig], *, own: bool) -> list[Key]:
+    """The keys of a schema in order: its own parameters (`own`), or those that all methods share."""
+    return [
+        Key(
+            name,
+            None if field.is_required() else field.get_default(call_default_factory=True),
+            field.is_required(),
+            " ".join((field.description or "").split()),
+        )
+        for name, field in schema.model_fields.items()
+        if (name not in RunConfig.model_fields) is own
+    ]
+
+
+def _home(path: str) -> str:
+    return str(Path(path).expanduser()) if path.startswith("~") else path

@@ -1,0 +1,104 @@
+"""The one protocol for making text: requests in, completions out. No models, no torch, no files.
+
+Local transformers models, servers and anything else that writes text implement `Generator`; everything that
+needs text (data building, evaluation) takes one and goes through `prefopt.generate.journal.complete`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol
+
+from prefopt.errors import ConfigError
+from prefopt.records import Message
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One text to be made: sample number `sample` for record `id`."""
+
+    id: str
+    sample: int
+    prompt: str | tuple[Message, ...]
+    """A conversation, rendered with the chat template, or a plain string, used as it is."""
+    prefix: str = ""
+    """Unfinished assistant text that the completion continues; it is not repeated in the completion."""
+
+    def digest(self) -> str:
+        """Digest of what the model is shown: prompt and prefix, 16 hex digits."""
+        prompt = self.prompt if isinstance(self.prompt, str) else [_message(m) for m in self.prompt]
+        return _digest([prompt, self.prefix])
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How completions are drawn. Temperature 0 is greedy decoding."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    """Nucleus: the smallest set of most probable tokens that holds this much probability; 1 is everything."""
+    max_new_tokens: int = 256
+    stop: tuple[str, ...] = ()
+    """Strings that end a completion; the text ends before the first one."""
+    seed: int = 0
+    purpose: str = "generate"
+    """What the completions are for (`errors`, `corrections`, `evaluation`); part of every sample's seed."""
+
+    def __post_init__(self) -> None:
+        wrong = [
+            (self.temperature < 0, "temperature", "use 0 (greedy) or more"),
+            (not 0 < self.top_p <= 1, "top_p", "use more than 0 and at most 1"),
+            (self.max_new_tokens < 1, "max_new_tokens", "use 1 or more"),
+            ("" in self.stop, "stop", "an empty string would end every completion: remove it"),
+        ]
+        for bad, key, remedy in wrong:
+            if bad:
+                raise ConfigError(f"sampling: {key} is {getattr(self, key)!r}; {remedy}")
+
+    def digest(self) -> str:
+        """Digest of everything that decides a sample except its purpose, 16 hex digits."""
+        values = [self.temperature, self.top_p, self.max_new_tokens, list(self.stop), self.seed]
+        return _digest(values)
+
+
+class Completion(NamedTuple):
+    """One text made for a `Request` with the same `id` and `sample`."""
+
+    id: str
+    sample: int
+    text: str
+    """What follows prompt and prefix, without end-of-sequence token and stop string."""
+    finish_reason: FinishReason
+    """`stop`: the model ended it or a stop string did. `length`: it was cut at the token limit."""
+    tokens: int
+    """Tokens the model produced, end-of-sequence token and stop string included."""
+
+
+class Generator(Protocol):
+    """Something that completes prompts."""
+
+    @property
+    def identity(self) -> str:
+        """Digest of everything that decides what it writes: weights, tokenizer, chat template."""
+        ...
+
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Completion]:
+        """Yield one completion per request, in any order.
+
+        A sample depends on (seed, purpose, id, sample) and its prompt, never on the other requests.
+        """
+        ...
+
+
+def _message(message: Message) -> list[object]:
+    return [message.role, message.content, dict(message.extra)]
+
+
+def _digest(value: list[object]) -> str:
+    text = json.dumps(value, sort_keys=True, ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

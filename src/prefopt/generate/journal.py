@@ -1,0 +1,210 @@
+"""The append-only record of everything generated: one SQLite file per build, written before it is used.
+
+Killing the process at any time loses no committed completion, and the next run repeats none: a completion is
+found again by what it depends on: series, request, sample and prompt. No models here; `complete` works with any `Generator`.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple, Self
+
+from prefopt.errors import RecordError, StorageError
+from prefopt.generate.base import Completion, Generator, Request, Sampling
+
+Progress = Callable[[int, int], None]
+"""Called with (completions done, completions in all)."""
+
+_APPLICATION_ID = 0x70666F6A
+"""Marks a SQLite file as a journal of this library ("pfoj")."""
+_VERSION = 1
+_BUSY_SECONDS = 30.0
+_SCHEMA = """
+CREATE TABLE completions (
+    generator TEXT NOT NULL,
+    purpose TEXT NOT NULL,
+    sampling TEXT NOT NULL,
+    request TEXT NOT NULL,
+    sample INTEGER NOT NULL,
+    prompt TEXT NOT NULL,
+    text TEXT NOT NULL,
+    finish_reason TEXT NOT NULL,
+    tokens INTEGER NOT NULL,
+    UNIQUE (generator, purpose, sampling, request, sample, prompt)
+)
+"""
+
+
+class Series(NamedTuple):
+    """What the completions of one call have in common: who writes, what for, and how."""
+
+    generator: str
+    purpose: str
+    sampling: str
+
+
+class Journal:
+    """One SQLite file of completions (write-ahead log, synchronous=NORMAL), safe against kill -9."""
+
+    def __init__(self, path: Path | str) -> None:
+        """Open or create the file.
+
+        Raises:
+            StorageError: the folder cannot be written, or the file is damaged or not a journal.
+        """
+        self.path = Path(path)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._connection = sqlite3.connect(
+                self.path, timeout=_BUSY_SECONDS, isolation_level=None
+            )
+        except (OSError, sqlite3.Error) as error:
+            raise StorageError(
+                f"{self.path}: cannot open the journal ({error}); check folder and permissions"
+            ) from error
+        try:
+            self._prepare()
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; closing twice is allowed."""
+        self._connection.close()
+
+    def __len__(self) -> int:
+        """Number of completions in the file."""
+        return int(self._execute("SELECT count(*) FROM completions").fetchone()[0])
+
+    def series(self, series: Series) -> dict[tuple[str, int, str], Completion]:
+        """The completions of a series by (request id, sample, prompt digest)."""
+        rows = self._execute(
+            "SELECT request, sample, prompt, text, finish_reason, tokens FROM completions "
+            "WHERE generator = ? AND purpose = ? AND sampling = ?",
+            series,
+        )
+        return {(r, s, p): Completion(r, s, text, why, n) for r, s, p, text, why, n in rows}
+
+    def append(self, series: Series, completion: Completion, prompt: str) -> None:
+        """Commit one completion to the file; one that is there already is left as it is.
+
+        Args:
+            series: what the completion shares with its siblings.
+            completion: the text and its request.
+            prompt: `Request.digest()` of the request.
+
+        Raises:
+            StorageError: full disk, or another process holds the file.
+        """
+        c = completion
+        row = (*series, c.id, c.sample, prompt, c.text, c.finish_reason, c.tokens)
+        self._execute(
+            f"INSERT OR IGNORE INTO completions VALUES ({', '.join('?' * len(row))})", row
+        )
+
+    def _prepare(self) -> None:
+        tables = self._execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        mark = self._execute("PRAGMA application_id").fetchone()[0]
+        version = self._execute("PRAGMA user_version").fetchone()[0]
+        if tables and mark != _APPLICATION_ID:
+            raise StorageError(
+                f"{self.path}: this SQLite file is not a prefopt journal; choose another path"
+            )
+        if tables and version != _VERSION:
+            raise StorageError(
+                f"{self.path}: journal format {version}, this version reads {_VERSION}; "
+                "use the version of prefopt that wrote it, or choose another path"
+            )
+        self._execute("PRAGMA journal_mode = WAL")
+        self._execute("PRAGMA synchronous = NORMAL")
+        if not tables:
+            self._create()
+
+    def _create(self) -> None:
+        """Marks and table in one transaction, so that a kill leaves an empty file or a whole one."""
+        self._execute("BEGIN IMMEDIATE")
+        if not self._execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+            self._execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+            self._execute(f"PRAGMA user_version = {_VERSION}")
+            self._execute(_SCHEMA)
+        self._execute("COMMIT")
+
+    def _execute(self, statement: str, values: Sequence[str | int] = ()) -> sqlite3.Cursor:
+        try:
+            return self._connection.execute(statement, values)
+        except sqlite3.Error as error:
+            raise StorageError(f"{self.path}: {_explain(error)}") from error
+
+
+def complete(
+    generator: Generator,
+    requests: Sequence[Request],
+    sampling: Sampling,
+    journal: Journal | None = None,
+    *,
+    progress: Progress | None = None,
+) -> list[Completion]:
+    """Completions of all requests, in their order; what the journal holds is not generated again.
+
+    Every new completion is committed to the journal before `progress` hears of it and before this returns.
+
+    Raises:
+        RecordError: two requests have the same id and sample.
+        StorageError: the journal cannot be written.
+    """
+    digests = _digests(requests)
+    series = Series(generator.identity, sampling.purpose, sampling.digest())
+    held = journal.series(series) if journal else {}
+    done: dict[tuple[str, int], Completion] = {}
+    missing: list[Request] = []
+    for request in requests:
+        key = (request.id, request.sample)
+        found = held.get((*key, digests[key]))
+        if found is None:
+            missing.append(request)
+        else:
+            done[key] = found
+    if progress:
+        progress(len(done), len(requests))
+    for completion in generator.generate(missing, sampling) if missing else ():
+        key = (completion.id, completion.sample)
+        if journal:
+            journal.append(series, completion, digests[key])
+        done[key] = completion
+        if progress:
+            progress(len(done), len(requests))
+    return [done[request.id, request.sample] for request in requests]
+
+
+def _digests(requests: Sequence[Request]) -> dict[tuple[str, int], str]:
+    digests: dict[tuple[str, int], str] = {}
+    for request in requests:
+        key = (request.id, request.sample)
+        if key in digests:
+            raise RecordError(
+                f"record {request.id!r}: sample {request.sample} is asked for twice; "
+                "ids must be unique within a data set"
+            )
+        digests[key] = request.digest()
+    return digests
+
+
+def _explain(error: sqlite3.Error) -> str:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code == sqlite3.SQLITE_FULL:
+        return "the disk is full; free some space and start again, nothing written so far is lost"
+    if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
+        return "another process is writing this journal; wait for it or choose another path"
+    if code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
+        return f"not a readable journal ({error}); move the file away and start again"
+    if code in {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_CANTOPEN}:
+        return f"the journal cannot be written ({error}); check permissions of file and folder"
+    return f"the journal cannot be used ({error}); check disk and file system"

@@ -1,0 +1,309 @@
+"""Completions from a transformers causal language model in this process: one batched decode loop.
+
+Prompts are rendered as in training. Rows are left-padded, sorted by length, share one key-value cache and
+leave the batch once half of it is done. Loading models is not done here (`prefopt.models.load`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+
+from prefopt.errors import ConfigError, ModelError, RecordError
+from prefopt.generate.base import Completion, FinishReason, Request, Sampling
+from prefopt.generate.draw import draw_tokens, sample_key, uniforms
+
+_CONTEXT = 8
+"""Prompt tokens decoded together with a completion, so that its leading space survives."""
+
+
+@dataclass(slots=True)
+class _Row:
+    """One request on its way through the decode loop."""
+
+    request: Request
+    prompt: list[int]
+    limit: int
+    key: int
+    tokens: list[int] = field(default_factory=list)
+    text: str | None = None
+    """Set early by a stop string."""
+    finish: FinishReason | None = None
+
+
+class _Stops(NamedTuple):
+    """What ends a completion besides its length."""
+
+    tokens: frozenset[int]
+    strings: tuple[str, ...]
+
+
+class LocalGenerator:
+    """`Generator` over a causal language model and its tokenizer.
+
+    A sample's randomness derives from (seed, purpose, id, sample, position), so a text does not depend on
+    order or size of batches beyond the rounding of matrix products (about 1e-7 of a probability).
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        batch_size: int = 64,
+        weights_digest: str | None = None,
+    ) -> None:
+        """Wrap a loaded model.
+
+        Args:
+            model: any causal language model of transformers, or a peft model around one.
+            tokenizer: its tokenizer; no padding token is needed.
+            batch_size: rows decoded together.
+            weights_digest: digest of the weights where the caller has it already; None computes one.
+
+        Raises:
+            ConfigError: `batch_size` is below 1.
+        """
+        if batch_size < 1:
+            raise ConfigError(f"generation: batch_size is {batch_size}; use 1 or more")
+        self._model = model
+        self._tokenizer = tokenizer
+        self._batch_size = batch_size
+        self._ends = end_tokens(model, tokenizer)
+        self._accepted = _forward_keywords(model)
+        self._weights_digest = weights_digest
+        self._identity: str | None = None
+
+    @property
+    def identity(self) -> str:
+        """Digest of weights, tokenizer, chat template and end tokens; computed on first use."""
+        if self._identity is None:
+            weights = self._weights_digest or _weights_digest(self._model)
+            parts = [weights, _tokenizer_state(self._tokenizer), str(sorted(self._ends))]
+            self._identity = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+        return self._identity
+
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Completion]:
+        """Yield one completion per request, batch by batch, shortest prompts first.
+
+        Raises:
+            RecordError: a prompt is empty or fills the model's context.
+            ModelError: a conversation and a tokenizer without chat template.
+        """
+        stops = _stops(sampling.stop, self._ends, self._tokenizer)
+        rows = [self._row(request, sampling) for request in requests]
+        rows.sort(key=lambda row: (len(row.prompt), row.request.id, row.request.sample))
+        for start in range(0, len(rows), self._batch_size):
+            batch = rows[start : start + self._batch_size]
+            self._decode(batch, sampling, stops)
+            for row in batch:
+                yield self._completion(row, stops)
+
+    def _row(self, request: Request, sampling: Sampling) -> _Row:
+        prompt = encode_prompt(request, self._tokenizer)
+        if not prompt:
+            raise RecordError(
+                f"record {request.id!r}: the prompt is empty, nothing can be generated from it"
+            )
+        room = _context_length(self._model) - len(prompt)
+        if room < 1:
+            raise RecordError(
+                f"record {request.id!r}: the prompt has {len(prompt)} tokens and the model's context "
+                f"{room + len(prompt)}; shorten the prompt"
+            )
+        key = sample_key(
+            seed=sampling.seed, purpose=sampling.purpose, id=request.id, sample=request.sample
+        )
+        return _Row(request, prompt, min(sampling.max_new_tokens, room), key)
+
+    def _decode(self, rows: list[_Row], sampling: Sampling, stops: _Stops) -> None:
+        """Fill `tokens` and `finish` of every row."""
+        was_training = self._model.training
+        self._model.eval()
+        try:
+            with torch.inference_mode():
+                self._loop(rows, sampling, stops)
+        finally:
+            self._model.train(was_training)
+
+    def _loop(self, rows: list[_Row], sampling: Sampling, stops: _Stops) -> None:
+        device = self._model.device
+        tokens, mask = _left_pad([row.prompt for row in rows], device)
+        position = (mask.cumsum(dim=1) - 1).clamp(min=0)
+        cache = DynamicCache(config=self._model.config)
+        live = rows
+        for step in range(max(row.limit for row in rows)):
+            chosen = _choose(self._forward(tokens, mask, position, cache), live, step, sampling)
+            self._advance(live, chosen.tolist(), stops)
+            going = [i for i, row in enumerate(live) if row.finish is None]
+            if not going:
+                return
+            tokens, position = chosen.unsqueeze(1), position[:, -1:] + 1
+            if 2 * len(going) <= len(live) and _selectable(cache):
+                index = torch.tensor(going, device=device)
+                cache.batch_select_indices(index)
+                tokens, position, mask = tokens[index], position[index], mask[index]
+                live = [live[i] for i in going]
+            mask = torch.cat([mask, mask.new_ones(len(live), 1)], dim=1)
+
+    def _forward(
+        self, tokens: Tensor, mask: Tensor, position: Tensor, cache: DynamicCache
+    ) -> Tensor:
+        """Logits of the last position, `[B, V]`."""
+        optional = {"position_ids": position, "logits_to_keep": 1}
+        return self._model(
+            input_ids=tokens,
+            attention_mask=mask,
+            past_key_values=cache,
+            use_cache=True,
+            **{name: value for name, value in optional.items() if name in self._accepted},
+        ).logits[:, -1]
+
+    def _advance(self, rows: list[_Row], chosen: list[int], stops: _Stops) -> None:
+        """Append each unfinished row's token and settle which rows are done."""
+        written: list[_Row] = []
+        for row, token in zip(rows, chosen, strict=True):
+            if row.finish is not None:
+                continue
+            row.tokens.append(token)
+            if token in stops.tokens:
+                row.finish = "stop"
+                continue
+            written.append(row)
+            if len(row.tokens) >= row.limit:
+                row.finish = "length"
+        if stops.strings and written:
+            self._stop_at_strings(written, stops)
+
+    def _stop_at_strings(self, rows: list[_Row], stops: _Stops) -> None:
+        """Finish the rows whose text now holds a stop string.
+
+        Only the tail that a stop string can reach into is decoded at each step: a token is at least one byte
+        of text, and a few tokens more keep the tail's own start out of the search.
+        """
+        reach = max(len(s.encode()) for s in stops.strings) + _CONTEXT
+        tails = self._decode_texts([row.tokens[-reach:] for row in rows])
+        for row, tail in zip(rows, tails, strict=True):
+            if not any(s in tail for s in stops.strings):
+                continue
+            text = self._text(row, stops)
+            starts = [at for at in (text.find(s) for s in stops.strings) if at >= 0]
+            if starts:
+                row.text, row.finish = text[: min(starts)], "stop"
+
+    def _text(self, row: _Row, stops: _Stops) -> str:
+        """What the tokens add to the prompt's text, leading space included."""
+        new = row.tokens[:-1] if row.tokens[-1] in stops.tokens else row.tokens
+        context = row.prompt[-_CONTEXT:]
+        before, both, alone = self._decode_texts([context, context + new, new])
+        return both[len(before) :] if both.startswith(before) else alone
+
+    def _decode_texts(self, tokens: list[list[int]]) -> list[str]:
+        return self._tokenizer.batch_decode(
+            tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+
+    def _completion(self, row: _Row, stops: _Stops) -> Completion:
+        text = self._text(row, stops) if row.text is None else row.text
+        request = row.request
+        return Completion(request.id, request.sample, text, row.finish or "length", len(row.tokens))
+
+
+def encode_prompt(request: Request, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Token ids of prompt and prefix as training renders them.
+
+    A string is used as it is, with the special tokens that the tokenizer puts in front (not those it puts at
+    the end); a conversation goes through the chat template with an open assistant turn.
+
+    Raises:
+        ModelError: a conversation and a tokenizer without chat template.
+    """
+    if isinstance(request.prompt, str):
+        tokens = list(tokenizer(request.prompt + request.prefix)["input_ids"])
+        while tokens and tokens[-1] == tokenizer.eos_token_id:
+            tokens.pop()
+        return tokens
+    if not tokenizer.chat_template:
+        raise ModelError(
+            f"record {request.id!r}: the prompt is a conversation, but the tokenizer of "
+            f"{tokenizer.name_or_path!r} has no chat template; give a template or use string prompts"
+        )
+    messages = [{"role": m.role, "content": m.content, **m.extra} for m in request.prompt]
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    return list(tokenizer(f"{text}{request.prefix}", add_special_tokens=False)["input_ids"])
+
+
+def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Tokens that end a text: the tokenizer's end of sequence and those of the generation config."""
+    config = getattr(model, "generation_config", None)
+    listed = getattr(config, "eos_token_id", None)
+    ends = set(listed) if isinstance(listed, list) else {listed}
+    ends.add(tokenizer.eos_token_id)
+    return frozenset(token for token in ends if token is not None)
+
+
+def _stops(
+    strings: tuple[str, ...], ends: frozenset[int], tokenizer: PreTrainedTokenizerBase
+) -> _Stops:
+    """Stop strings that are special tokens never show in the text: they stop as tokens."""
+    special = {
+        s: tokenizer.convert_tokens_to_ids(s) for s in strings if s in tokenizer.all_special_tokens
+    }
+    plain = tuple(s for s in strings if s not in special)
+    return _Stops(ends | frozenset(special.values()), plain)
+
+
+def _choose(logits: Tensor, rows: Sequence[_Row], step: int, sampling: Sampling) -> Tensor:
+    """The next token of each row, `[B]`."""
+    if sampling.temperature == 0:
+        return logits.argmax(dim=-1)
+    uniform = torch.from_numpy(uniforms([row.key for row in rows], step))
+    return draw_tokens(logits, uniform, temperature=sampling.temperature, top_p=sampling.top_p)
+
+
+def _left_pad(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Token ids and attention mask, both `[B, longest]` int64; what is masked is token 0."""
+    width = max(len(prompt) for prompt in prompts)
+    tokens = torch.tensor([[0] * (width - len(p)) + list(p) for p in prompts])
+    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
+    return tokens.to(device), mask.to(device)
+
+
+def _selectable(cache: DynamicCache) -> bool:
+    """Whether rows can leave the batch; the states of recurrent layers cannot be picked apart."""
+    return all(hasattr(layer, "batch_select_indices") for layer in cache.layers)
+
+
+def _forward_keywords(model: PreTrainedModel) -> frozenset[str]:
+    """Names that the model's forward takes, looked up below a peft wrapper, which passes everything on."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return frozenset(inspect.signature(inner.forward).parameters)
+
+
+def _context_length(model: PreTrainedModel) -> int:
+    """Longest sequence the position encoding was made for; unbounded where the config names none."""
+    config = model.config.get_text_config(decoder=True)
+    return getattr(config, "max_position_embeddings", None) or sys.maxsize
+
+
+def _weights_digest(model: PreTrainedModel) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        digest.update(memoryview(data.numpy()))
+    return digest.hexdigest()
+
+
+def _tokenizer_state(tokenizer: PreTrainedTokenizerBase) -> str:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    vocabulary = backend.to_str() if backend else str(sorted(tokenizer.get_vocab().items()))
+    return f"{vocabulary}\0{tokenizer.chat_template}"

@@ -1,0 +1,23 @@
+"""Methods are found by module, not by registry: each lives in one file here and exposes `METHOD`."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+
+import prefopt.methods
+from prefopt.config import RunConfig, unknown_name
+from prefopt.runs.method import Method
+
+
+def find_method(name: str) -> Method[RunConfig]:
+    """The method of that name; unknown names raise `ConfigError` with the nearest one."""
+    names = method_names()
+    if name not in names:
+        raise unknown_name("method", name, names)
+    return importlib.import_module(f"prefopt.methods.{name}").METHOD
+
+
+def method_names() -> list[str]:
+    """Names of all methods: every module of this package but this one."""
+    return sorted(m.name for m in pkgutil.iter_modules(prefopt.methods.__path__) if m.name != "base")

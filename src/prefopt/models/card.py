@@ -1,0 +1,241 @@
+"""The model card (README.md) of a saved model: what it was trained on, how, with which result, and how to load it.
+
+Deterministic: the same facts give the same bytes. Values are escaped, and local paths are shortened to their last
+part, because a card is what gets published.
+"""
+
+from __future__ import annotations
+
+import html
+import io
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import NamedTuple
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from ruamel.yaml import YAML
+
+from prefopt.errors import StorageError
+from prefopt.models.locate import looks_like_path
+from prefopt.records import JsonValue
+
+_PACKAGES = ("prefopt", "torch", "transformers", "peft", "accelerate", "datasets", "tokenizers")
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_ARXIV = re.compile(r"\b(\d{4}\.\d{4,5})(v\d+)?\b")
+_YEAR = re.compile(r"\b((?:19|20)\d\d)\b(?!\.\d)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CardFacts:
+    """Everything a model card says."""
+
+    title: str
+    """Name of the run or of the model."""
+    method: str
+    """`dpo`, `sft`, ...: also a tag."""
+    summary: str
+    """One sentence on the method."""
+    paper: str
+    """Authors, year and arXiv id, as in `Method.paper`."""
+    bibtex: str = ""
+    """Entry to cite; empty makes one out of `paper` with what that says."""
+    base_model: str
+    """Hub id or folder of the model training started from."""
+    is_adapter: bool = False
+    hub_model_id: str | None = None
+    datasets: tuple[str, ...] = ()
+    """Hub ids or files."""
+    ledgers: Mapping[str, Mapping[str, JsonValue]] = field(default_factory=dict)
+    """Split to the ledger's JSON (`read`, `kept`, `cut`, `dropped`, `reasons`), as in `data-ledger.json`."""
+    settings: Mapping[str, JsonValue] = field(default_factory=dict)
+    """Settings that differ from their defaults."""
+    metrics: Mapping[str, float | int] = field(default_factory=dict)
+    """Final metrics."""
+    license: str | None = None
+    """Identifier; left out of the card unless known."""
+    versions: Mapping[str, str] | None = None
+    """Package versions; None looks them up."""
+
+
+class _LedgerRow(NamedTuple):
+    split: str
+    read: str
+    kept: str
+    cut: str
+    dropped: str
+    reasons: str
+
+
+def write_card(folder: Path | str, facts: CardFacts) -> Path:
+    """The path of the README.md now written into `folder`.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    file = Path(folder) / "README.md"
+    try:
+        file.write_text(render_card(facts), encoding="utf-8")
+    except OSError as error:
+        raise StorageError(f"cannot write the model card {file}: {error.strerror}") from error
+    return file
+
+
+def render_card(facts: CardFacts) -> str:
+    """The card's Markdown text with its YAML front matter."""
+    environment = Environment(
+        loader=PackageLoader("prefopt.models"),
+        undefined=StrictUndefined,
+        autoescape=False,  # noqa: S701 - Markdown, not HTML; values are escaped by `_text` and `_code`
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    versions = framework_versions() if facts.versions is None else facts.versions
+    return environment.get_template("model_card.md.j2").render(
+        front_matter=_front_matter(facts),
+        title=_text(facts.title),
+        introduction=_introduction(facts),
+        snippet=_snippet(facts),
+        datasets=", ".join(_code(_public(name)) for name in facts.datasets),
+        ledgers=[_ledger_row(split, counts) for split, counts in facts.ledgers.items()],
+        metrics=[(_code(name), _number(value)) for name, value in sorted(facts.metrics.items())],
+        settings=[(_code(name), _code(_setting(value))) for name, value in sorted(facts.settings.items())],
+        versions=sorted((_text(name), _text(number)) for name, number in versions.items()),
+        citation=_text(f"Method: {facts.paper}."),
+        bibtex=facts.bibtex.strip() or bibtex_from_reference(facts.method, facts.paper),
+    )
+
+
+def framework_versions() -> dict[str, str]:
+    """Installed versions of prefopt and of what it runs on."""
+    found: dict[str, str] = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def bibtex_from_reference(key: str, reference: str) -> str:
+    """A BibTeX `@misc` entry holding what a one-line reference says: the line, its year, its arXiv id."""
+    fields = {"note": "{" + re.sub(r"([&%$#_{}])", r"\\\1", reference) + "}"}
+    arxiv = _ARXIV.search(reference)
+    year = _YEAR.search(reference)
+    if year:
+        fields["year"] = "{" + year[1] + "}"
+    if arxiv:
+        fields |= {
+            "eprint": "{" + arxiv[1] + "}",
+            "archivePrefix": "{arXiv}",
+            "url": "{https://arxiv.org/abs/" + arxiv[1] + "}",
+        }
+    lines = ",\n".join(f"  {name} = {value}" for name, value in fields.items())
+    return f"@misc{{{re.sub(r'[^A-Za-z0-9]+', '-', key)},\n{lines}\n}}"
+
+
+def _front_matter(facts: CardFacts) -> str:
+    """YAML that the hub accepts: it refuses `base_model` and `datasets` entries that are no hub ids."""
+    fields: dict[str, JsonValue] = {"library_name": "peft" if facts.is_adapter else "transformers"}
+    fields["pipeline_tag"] = "text-generation"
+    if _is_hub_id(facts.base_model):
+        fields["base_model"] = facts.base_model
+    if hub_datasets := [name for name in facts.datasets if _is_hub_id(name)]:
+        fields["datasets"] = list[JsonValue](hub_datasets)
+    if facts.license is not None:
+        fields["license"] = facts.license
+    tags = ["prefopt", facts.method.replace("_", "-"), *(["lora"] if facts.is_adapter else [])]
+    fields["tags"] = list[JsonValue](tags)
+    out = io.StringIO()
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    yaml.width = 1 << 16
+    yaml.dump(fields, out)
+    return out.getvalue()
+
+
+def _is_hub_id(name: str) -> bool:
+    return _HUB_ID.fullmatch(name) is not None and not looks_like_path(name) and not Path(name).suffix
+
+
+def _introduction(facts: CardFacts) -> str:
+    kind = "PEFT adapter" if facts.is_adapter else "Language model"
+    base = f"[`{facts.base_model}`](https://huggingface.co/{facts.base_model})"
+    if not _is_hub_id(facts.base_model):
+        base = _code(_public(facts.base_model))
+    return f"{kind} trained from {base} with {_code(facts.method)}: {_text(facts.summary)}"
+
+
+def _snippet(facts: CardFacts) -> str:
+    """Python code that loads the model."""
+    name = json.dumps(facts.hub_model_id or "path/to/this/folder", ensure_ascii=False)
+    if facts.is_adapter:
+        return "\n".join(
+            [
+                "from peft import AutoPeftModelForCausalLM",
+                "from transformers import AutoTokenizer",
+                "",
+                f"model = AutoPeftModelForCausalLM.from_pretrained({name})",
+                f"tokenizer = AutoTokenizer.from_pretrained({name})",
+            ]
+        )
+    return "\n".join(
+        [
+            "from transformers import AutoModelForCausalLM, AutoTokenizer",
+            "",
+            f"model = AutoModelForCausalLM.from_pretrained({name})",
+            f"tokenizer = AutoTokenizer.from_pretrained({name})",
+        ]
+    )
+
+
+def _ledger_row(split: str, counts: Mapping[str, JsonValue]) -> _LedgerRow:
+    reasons = counts.get("reasons")
+    named = reasons.items() if isinstance(reasons, dict) else ()
+    return _LedgerRow(
+        split=_text(split),
+        read=_setting(counts.get("read")),
+        kept=_setting(counts.get("kept")),
+        cut=_setting(counts.get("cut")),
+        dropped=_setting(counts.get("dropped")),
+        reasons=_text(", ".join(f"{reason}: {count}" for reason, count in sorted(named))),
+    )
+
+
+def _number(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:.6g}"
+
+
+def _setting(value: JsonValue) -> str:
+    if isinstance(value, str):
+        return _public(value)
+    if isinstance(value, list):
+        return json.dumps([_public(v) if isinstance(v, str) else v for v in value], ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=False, sort_keys=True)
+
+
+def _public(value: str) -> str:
+    """Absolute and home paths without their folders, which say who trained where."""
+    if value.startswith(("/", "~")) or re.match(r"[A-Za-z]:[\\/]", value):
+        return re.split(r"[\\/]", value.rstrip("\\/"))[-1] or value
+    return value
+
+
+def _text(value: str) -> str:
+    """`value` as one line of plain Markdown: no HTML, no table breaks, no markup."""
+    line = html.escape(" ".join(value.split()), quote=False)
+    return re.sub(r"([\\`*\[\]|#])", r"\\\1", line)
+
+
+def _code(value: str) -> str:
+    """`value` as inline code, also inside a table."""
+    line = " ".join(value.split()).replace("|", "\\|")
+    if not line:
+        return '`""`'
+    longest = max((len(run) for run in re.findall(r"`+", line)), default=0)
+    fence = "`" * (longest + 1)
+    return f"{fence} {line} {fence}" if longest else f"`{line}`"

@@ -1,0 +1,59 @@
+"""Which layout a model can be run in on this device, and why."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from prefopt.errors import ConfigError
+from prefopt.models.selfcheck import SelfCheck, check_model, require_head
+from prefopt.pack.batch import Layout
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class LayoutChoice(NamedTuple):
+    """The layout, the reason in words, and the check behind it."""
+
+    layout: Layout
+    reason: str
+    check: SelfCheck
+
+
+def choose_layout(model: PreTrainedModel, *, requested: str, longest: int) -> LayoutChoice:
+    """The layout to train in, after checking the model against plain transformers calls.
+
+    Args:
+        model: on its device, with its attention implementation set.
+        requested: `auto`, `tree`, `packed` or `rows`.
+        longest: tokens of the longest response with its prompt; a tree mask would switch off a sliding window
+            shorter than that.
+
+    Raises:
+        ModelError: the model post-processes its logits in an unknown way.
+        ConfigError: `requested` names a layout this model cannot run in.
+    """
+    check = check_model(model)
+    require_head(model, check)
+    obstacle = check.reason or _window(model, longest)
+    flex = model.config._attn_implementation == "flex_attention"  # noqa: SLF001 - no public reader
+    best = Layout.ROWS if obstacle else Layout.PACKED if flex else Layout.TREE
+    if requested in ("auto", best):
+        return LayoutChoice(best, obstacle or f"tree mask agrees to {check.tree:.1e} nats", check)
+    if requested == Layout.ROWS:
+        return LayoutChoice(Layout.ROWS, "asked for", check)
+    if obstacle:
+        raise ConfigError(f"layout {requested}: {type(model).__name__}: {obstacle}; use layout: auto")
+    raise ConfigError(
+        f"layout {requested} does not go with attention '{model.config._attn_implementation}': "  # noqa: SLF001
+        + ("packed needs attn_implementation: flex_attention (a GPU)" if not flex else "use layout: packed")
+    )
+
+
+def _window(model: PreTrainedModel, longest: int) -> str:
+    config = model.config.get_text_config()
+    window = getattr(config, "sliding_window", None)
+    active = getattr(config, "use_sliding_window", True)
+    if window and active and longest > window:
+        return f"its sliding window of {window} tokens is shorter than the longest response ({longest})"
+    return ""

@@ -1,0 +1,163 @@
+"""Where reference log-probabilities come from: nowhere, the adapter switched off, a cache, or a live model."""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from prefopt.errors import ModelError, StorageError
+from prefopt.models.load import adapter_disabled
+from prefopt.models.scorer import SCORER_VERSION, Scorer
+from prefopt.pack.batch import PackedBatch
+
+LOGP_BYTES = 4
+
+
+class Reference(Protocol):
+    """Gives the reference's log-probability of every scored token of a batch."""
+
+    digest: str
+    """Identity of the reference weights, stored in checkpoints; empty for none."""
+
+    def logps(self, batch: PackedBatch) -> Tensor | None:
+        """[N] float32 without gradient, or None for objectives that have no reference."""
+        ...
+
+
+class NoReference:
+    """For objectives without a reference."""
+
+    digest = ""
+
+    def logps(self, batch: PackedBatch) -> None:
+        """None."""
+        del batch
+
+
+class AdapterOffReference:
+    """The policy itself with its PEFT adapter switched off: no second model, one more forward pass a step."""
+
+    def __init__(self, scorer: Scorer, *, digest: str) -> None:
+        self.scorer = scorer
+        self.digest = digest
+
+    def logps(self, batch: PackedBatch) -> Tensor:
+        """[N]"""
+        with torch.no_grad(), adapter_disabled(self.scorer.model):
+            return self.scorer(batch).logp
+
+
+class LiveReference:
+    """A second model in memory, for moving references and other precision than the cache's."""
+
+    def __init__(self, scorer: Scorer, *, digest: str) -> None:
+        self.scorer = scorer.eval()
+        self.digest = digest
+
+    def logps(self, batch: PackedBatch) -> Tensor:
+        """[N]"""
+        with torch.no_grad():
+            return self.scorer(batch).logp
+
+
+class CachedReference:
+    """Log-probabilities scored once and kept per token, so masks and weights may change without rescoring."""
+
+    def __init__(self, store: LogpStore, *, digest: str) -> None:
+        self.store = store
+        self.digest = digest
+
+    def logps(self, batch: PackedBatch) -> Tensor:
+        """[N]; raises `ModelError` for an example that was never scored."""
+        missing = [i for i, key in zip(batch.ids, batch.keys, strict=True) if key not in self.store.values]
+        if missing:
+            raise ModelError(f"no cached reference log-probabilities for record {missing[0]!r}")
+        parts = [self.store.values[key] for key in batch.keys]
+        joined = np.concatenate(parts) if parts else np.zeros(0, np.float32)
+        return torch.from_numpy(joined).to(batch.tokens.device)
+
+
+class LogpStore:
+    """Arrays by example key, in memory and in one SQLite file per (weights, precision, scorer version).
+
+    The file name is that identity and the row key is the digest of the example's tokens, structure and scored
+    positions (`Example.key`), so nothing stale can be read: whatever changes a value changes the key.
+    Rows are committed as they are scored; a killed pass goes on where it stopped.
+    """
+
+    def __init__(self, folder: Path, *, weights: str, precision: str) -> None:
+        identity = f"{weights}|{precision}|{SCORER_VERSION}"
+        name = hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()
+        self.path = folder / f"{name}.sqlite"
+        self.values: dict[bytes, np.ndarray] = {}
+
+    def load(self, keys: Iterable[bytes]) -> None:
+        """Read what the file already has of `keys`."""
+        wanted = set(keys) - self.values.keys()
+        if not wanted or not self.path.exists():
+            return
+        with self._connect() as connection:
+            for key, blob in connection.execute("SELECT key, logps FROM logps"):
+                if key in wanted:
+                    self.values[key] = np.frombuffer(blob, dtype=np.float32)
+
+    def add(self, values: Mapping[bytes, np.ndarray], *, write: bool) -> None:
+        """Keep `values`; with `write`, also commit them to the file."""
+        self.values.update(values)
+        if not write or not values:
+            return
+        rows = [(key, array.astype(np.float32).tobytes()) for key, array in values.items()]
+        with self._connect() as connection:
+            connection.executemany("INSERT OR REPLACE INTO logps VALUES (?, ?)", rows)
+
+    def _connect(self) -> _Closing:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(
+                f"{self.path.parent}: cannot make the reference cache folder ({error.strerror}); set cache_dir"
+            ) from error
+        return _Closing(self.path)
+
+
+class _Closing:
+    """A SQLite transaction that also closes its connection and turns errors into one line."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> sqlite3.Connection:
+        try:
+            self.connection = sqlite3.connect(self.path, timeout=60)
+            self.connection.execute("PRAGMA journal_mode=WAL")
+            self.connection.execute("PRAGMA synchronous=NORMAL")
+            self.connection.execute(
+                "CREATE TABLE IF NOT EXISTS logps (key BLOB PRIMARY KEY, logps BLOB NOT NULL)"
+            )
+        except sqlite3.Error as error:
+            raise self._readable(error) from error
+        return self.connection
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        try:
+            if kind is None:
+                self.connection.commit()
+        except sqlite3.Error as failure:
+            raise self._readable(failure) from failure
+        finally:
+            self.connection.close()
+        if isinstance(error, sqlite3.Error):
+            raise self._readable(error) from error
+
+    def _readable(self, error: sqlite3.Error) -> StorageError:
+        return StorageError(
+            f"{self.path}: the reference cache cannot be read or written ({error}); free space, or delete the file "
+            "and it will be scored again"
+        )

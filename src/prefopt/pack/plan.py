@@ -1,0 +1,199 @@
+"""The packing plan: which examples make up each optimiser step, and how each process packs its share.
+
+A pure function of (row lengths, order, limits, world size). The composition of a global batch depends on the
+order and the batch size alone, so any split into micro-batches or processes yields the same gradient.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from prefopt.pack.batch import Layout
+
+
+class Pack(NamedTuple):
+    """One micro-batch: example indices, by row. An empty pack keeps ranks in step."""
+
+    rows: tuple[tuple[int, ...], ...]
+
+    @property
+    def items(self) -> tuple[int, ...]:
+        """All example indices, row by row."""
+        return tuple(i for row in self.rows for i in row)
+
+
+class StepPlan(NamedTuple):
+    """One optimiser step."""
+
+    items: tuple[int, ...]
+    """The global batch: example indices in order."""
+    ranks: tuple[tuple[Pack, ...], ...]
+    """Micro-batches of each process; every process has the same number of them."""
+
+
+class PackLimits(NamedTuple):
+    """What fits into one micro-batch."""
+
+    layout: Layout
+    items: int
+    """At most this many examples (`per_device_train_batch_size`)."""
+    tokens: int | None = None
+    """At most this many positions, padding included; replaces `items` when given."""
+    row_length: int | None = None
+    """PACKED layout: positions of the one row."""
+
+
+def shuffled(count: int, *, seed: int, epoch: int) -> tuple[int, ...]:
+    """A permutation of range(count) that depends on seed and epoch only."""
+    generator = np.random.Generator(np.random.Philox(key=[seed, epoch]))
+    return tuple(int(i) for i in generator.permutation(count))
+
+
+def plan_steps(
+    lengths: Sequence[tuple[int, ...]],
+    order: Sequence[int],
+    *,
+    batch_size: int,
+    world_size: int,
+    limits: PackLimits,
+) -> list[StepPlan]:
+    """The optimiser steps of one pass over `order`.
+
+    Args:
+        lengths: per example, the tokens of each row it takes (`Example.row_lengths`).
+        order: example indices; an index may occur more than once.
+        batch_size: examples per optimiser step over all processes; the last step may be smaller.
+        world_size: number of processes.
+        limits: what fits into one micro-batch.
+
+    An example larger than the token limit gets a micro-batch of its own.
+    """
+    steps: list[StepPlan] = []
+    for start in range(0, len(order), batch_size):
+        items = tuple(order[start : start + batch_size])
+        shares = [_packs(share, lengths, limits) for share in _deal(items, lengths, world_size)]
+        count = max(len(share) for share in shares)
+        steps.append(
+            StepPlan(items, tuple(tuple(s) + (Pack(()),) * (count - len(s)) for s in shares))
+        )
+    return steps
+
+
+def _deal(
+    items: Sequence[int], lengths: Sequence[tuple[int, ...]], world_size: int
+) -> list[list[int]]:
+    """Longest first to the least loaded process: every optimiser step waits for the slowest one."""
+    if world_size == 1:
+        return [list(items)]
+    load = [0] * world_size
+    shares: list[list[int]] = [[] for _ in range(world_size)]
+    for i in sorted(items, key=lambda i: -sum(lengths[i])):
+        rank = min(range(world_size), key=lambda r: (load[r], r))
+        shares[rank].append(i)
+        load[rank] += sum(lengths[i])
+    return shares
+
+
+def _packs(
+    share: Sequence[int], lengths: Sequence[tuple[int, ...]], limits: PackLimits
+) -> list[Pack]:
+    ordered = sorted(share, key=lambda i: (-max(lengths[i]), i))
+    if limits.layout is Layout.PACKED:
+        return _first_fit(ordered, lengths, limits)
+    packs: list[Pack] = []
+    group: list[int] = []
+    rows = width = 0
+    for i in ordered:
+        wider, more = max(width, *lengths[i]), rows + len(lengths[i])
+        if group and not _fits(len(group) + 1, wider * more, limits):
+            packs.append(Pack(tuple((j,) for j in group)))
+            group, wider, more = [], max(lengths[i]), len(lengths[i])
+        group.append(i)
+        rows, width = more, wider
+    return [*packs, Pack(tuple((j,) for j in group))] if group else packs
+
+
+def _fits(items: int, tokens: int, limits: PackLimits) -> bool:
+    return items <= limits.items if limits.tokens is None else tokens <= limits.tokens
+
+
+def _first_fit(
+    ordered: Sequence[int], lengths: Sequence[tuple[int, ...]], limits: PackLimits
+) -> list[Pack]:
+    """First-fit decreasing into rows of constant length, one row a micro-batch."""
+    capacity = limits.row_length or 0
+    bins: list[list[int]] = []
+    free: list[int] = []
+    for i in ordered:
+        need = sum(lengths[i])
+        slot = next((b for b, room in enumerate(free) if room >= need), None)
+        if slot is None:
+            bins.append([])
+            free.append(capacity)
+            slot = len(bins) - 1
+        bins[slot].append(i)
+        free[slot] -= need
+    return [Pack((tuple(group),)) for group in bins]
+
+
+def row_length_for(lengths: Sequence[tuple[int, ...]], limits: PackLimits) -> int:
+    """Positions of a packed row: the token limit, or room for `items` of the longest, in blocks of 128."""
+    longest = max((sum(rows) for rows in lengths), default=1)
+    wanted = limits.tokens if limits.tokens is not None else limits.items * longest
+    return -(-max(wanted, longest) // 128) * 128
+
+
+class Schedule(NamedTuple):
+    """All optimiser steps of a run, epoch after epoch, computed when they are reached."""
+
+    lengths: tuple[tuple[int, ...], ...]
+    batch_size: int
+    world_size: int
+    limits: PackLimits
+    seed: int
+    epochs: float
+    max_steps: int | None = None
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps of one pass over the data, the last smaller one included."""
+        return -(-len(self.lengths) // self.batch_size)
+
+    @property
+    def total_steps(self) -> int:
+        """Optimiser steps of the run: `max_steps`, or `epochs` passes."""
+        if self.max_steps is not None:
+            return self.max_steps
+        return int(np.ceil(self.epochs * self.steps_per_epoch - 1e-9))
+
+    def epoch(self, number: int) -> list[StepPlan]:
+        """The steps of one epoch."""
+        order = shuffled(len(self.lengths), seed=self.seed, epoch=number)
+        return plan_steps(
+            self.lengths,
+            order,
+            batch_size=self.batch_size,
+            world_size=self.world_size,
+            limits=self.limits,
+        )
+
+    def from_step(self, start: int) -> Iterator[tuple[int, StepPlan]]:
+        """(step number, plan) from `start` to the end of the run."""
+        step = start
+        while step < self.total_steps:
+            epoch, within = divmod(step, self.steps_per_epoch)
+            for plan in self.epoch(epoch)[within:]:
+                if step >= self.total_steps:
+                    return
+                yield step, plan
+                step += 1
+
+    def digest(self) -> str:
+        """Identity of what is trained on, step by step; independent of processes and micro-batches."""
+        facts = [self.batch_size, self.seed, self.lengths, self.total_steps]
+        return hashlib.blake2b(json.dumps(facts).encode(), digest_size=16).hexdigest()

@@ -1,0 +1,71 @@
+"""Progress of long work: a bar on a terminal, plain lines otherwise. All of it goes to stderr."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+
+class Ticker(Protocol):
+    """Receives progress."""
+
+    def __call__(self, advance: int = 1, note: str = "") -> None: ...
+
+
+@contextmanager
+def progress(title: str, total: int, *, quiet: bool = False, done: int = 0) -> Iterator[Ticker]:
+    """A progress bar on a terminal, a plain line about every tenth otherwise, nothing when `quiet`."""
+    if quiet:
+        yield lambda advance=1, note="": None
+        return
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _PlainTicker(title, total, done)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=console, transient=False) as bar:
+        task = bar.add_task(title, total=total, completed=done, note="")
+
+        def tick(advance: int = 1, note: str = "") -> None:
+            bar.update(task, advance=advance, **({"note": note} if note else {}))
+
+        yield tick
+
+
+class _PlainTicker:
+    def __init__(self, title: str, total: int, done: int) -> None:
+        self.title, self.total, self.done = title, total, done
+        self.printed = done * 10 // max(1, total)
+        self.note = ""
+
+    def __call__(self, advance: int = 1, note: str = "") -> None:
+        self.done += advance
+        self.note = note or self.note
+        tenth = self.done * 10 // max(1, self.total)
+        if tenth > self.printed:
+            self.printed = tenth
+            say(f"{self.title}: {self.done}/{self.total}  {self.note}".rstrip())
+
+
+def say(line: str) -> None:
+    """One line for the user, on stderr, so that stdout stays for results."""
+    print(line, file=sys.stderr, flush=True)  # noqa: T201 - the user interface

@@ -1,0 +1,215 @@
+"""Checkpoints: ordinary model folders plus optimiser, counters and RNG, complete or not there at all.
+
+A checkpoint is written beside its final name, gets a manifest of sizes and digests as its last file, is synced to
+disk and renamed. `kill -9` at any moment leaves the previous checkpoints untouched.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple, cast
+
+import numpy as np
+import torch
+
+from prefopt.errors import ResumeError, StorageError
+from prefopt.progress import say
+
+MANIFEST = "manifest.json"
+STATE = "trainer_state.json"
+OPTIMIZER = "optimizer.pt"
+
+
+class TrainerState(NamedTuple):
+    """What is needed to go on, beside weights, optimiser and RNG."""
+
+    step: int
+    """Optimiser steps done."""
+    identity: Mapping[str, str]
+    """Facts a resumed run must share."""
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """`folder/checkpoint-<step>`."""
+    return folder / f"checkpoint-{step}"
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Finished checkpoints under `folder`, oldest first."""
+    if not folder.is_dir():
+        return []
+    found = [(int(m[1]), p) for p in folder.iterdir() if (m := re.fullmatch(r"checkpoint-(\d+)", p.name))]
+    return [path for _, path in sorted(found)]
+
+
+def write_checkpoint(
+    folder: Path,
+    state: TrainerState,
+    *,
+    save_weights: Callable[[Path], None],
+    optimizer: Mapping[str, object],
+    rng: list[dict[str, object]],
+    keep: int | None,
+) -> Path:
+    """Write `checkpoint-<step>` and remove the oldest beyond `keep`.
+
+    Args:
+        folder: parent of the checkpoints.
+        state: counters and identity.
+        save_weights: writes the model into the folder it is given.
+        optimizer: the optimiser's state dict.
+        rng: `rng_state()` of every process, by rank.
+        keep: how many checkpoints stay (None: all).
+
+    Raises:
+        StorageError: the disk is full or not writable; what was there before is intact.
+    """
+    final = checkpoint_path(folder, state.step)
+    partial = folder / f".{final.name}.partial"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(partial, ignore_errors=True)
+        save_weights(partial)
+        torch.save(dict(optimizer), partial / OPTIMIZER)
+        for rank, one in enumerate(rng):
+            torch.save(one, partial / f"rng-{rank}.pt")
+        facts = {"step": state.step, "identity": dict(state.identity)}
+        (partial / STATE).write_text(json.dumps(facts, indent=1), encoding="utf-8")
+        _seal(partial)
+        shutil.rmtree(final, ignore_errors=True)
+        partial.rename(final)
+        _sync(folder)
+    except (OSError, RuntimeError) as error:
+        # torch reports a full disk as RuntimeError from its C++ writer.
+        shutil.rmtree(partial, ignore_errors=True)
+        if isinstance(error, StorageError):
+            raise
+        raise StorageError(
+            f"{final}: the checkpoint could not be written ({_first_line(error)}); earlier checkpoints are intact: "
+            "free space, then resume"
+        ) from error
+    for old in list_checkpoints(folder)[: -keep if keep else 0]:
+        shutil.rmtree(old)
+    return final
+
+
+def read_state(checkpoint: Path) -> TrainerState:
+    """Counters and identity of a whole checkpoint; `ResumeError` says what is missing or damaged."""
+    problem = find_damage(checkpoint)
+    if problem:
+        raise ResumeError(
+            f"{checkpoint}: {problem}; resume from an earlier checkpoint (resume_from_checkpoint=PATH) or delete it"
+        )
+    facts = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
+    return TrainerState(facts["step"], facts["identity"])
+
+
+def find_damage(checkpoint: Path) -> str:
+    """What is wrong with a checkpoint folder; empty when every file is as it was written."""
+    if not checkpoint.is_dir():
+        return "there is no such checkpoint"
+    manifest = checkpoint / MANIFEST
+    if not manifest.is_file():
+        return f"half-written checkpoint ({MANIFEST} is missing)"
+    try:
+        files = cast("dict[str, list[str | int]]", json.loads(manifest.read_text(encoding="utf-8")))
+    except json.JSONDecodeError:
+        return f"damaged checkpoint ({MANIFEST} is no JSON)"
+    for name, (size, digest) in files.items():
+        path = checkpoint / name
+        if not path.is_file():
+            return f"half-written checkpoint ({name} is missing)"
+        if path.stat().st_size != size:
+            return f"half-written checkpoint ({name} has {path.stat().st_size} bytes, not {size})"
+        if _digest(path) != digest:
+            return f"damaged checkpoint ({name} has changed since it was written)"
+    return ""
+
+
+def latest_checkpoint(folder: Path) -> Path | None:
+    """The newest undamaged checkpoint; damaged ones are skipped with a line that says so."""
+    for path in reversed(list_checkpoints(folder)):
+        problem = find_damage(path)
+        if not problem:
+            return path
+        say(f"warning: {path}: {problem}; trying the one before")
+    return None
+
+
+def load_optimizer(checkpoint: Path, device: torch.device) -> dict[str, object]:
+    """The optimiser's state dict."""
+    return torch.load(checkpoint / OPTIMIZER, map_location=device, weights_only=True)
+
+
+def check_identity(saved: Mapping[str, str], current: Mapping[str, str], checkpoint: Path) -> None:
+    """Refuse to resume a run that is not the same one, listing every difference."""
+    differences = [
+        f"{key}: {saved.get(key, '(absent)')} in the checkpoint, {current.get(key, '(absent)')} now"
+        for key in sorted(set(saved) | set(current))
+        if saved.get(key) != current.get(key)
+    ]
+    if differences:
+        raise ResumeError(
+            f"{checkpoint}: not the same run: " + "; ".join(differences) + ". Restore these settings, or start "
+            "anew with --overwrite or another output_dir"
+        )
+
+
+def rng_state() -> dict[str, object]:
+    """States of all random generators of this process."""
+    numpy_state = np.random.get_state(legacy=True)  # noqa: NPY002 - third-party code may use the global generator
+    state: dict[str, object] = {
+        "python": repr(random.getstate()),
+        "numpy": repr([numpy_state[0], numpy_state[1].tolist(), *numpy_state[2:]]),  # pyright: ignore
+        "torch": torch.get_rng_state(),
+    }
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def restore_rng(checkpoint: Path, rank: int) -> None:
+    """Set all random generators as they were; another number of processes starts from rank 0's."""
+    import ast
+
+    path = checkpoint / f"rng-{rank}.pt"
+    state = torch.load(path if path.exists() else checkpoint / "rng-0.pt", weights_only=True)
+    random.setstate(ast.literal_eval(state["python"]))
+    name, keys, *rest = ast.literal_eval(state["numpy"])
+    np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))  # noqa: NPY002 - see rng_state
+    torch.set_rng_state(state["torch"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
+
+
+def _seal(folder: Path) -> None:
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    facts = {str(p.relative_to(folder)): [p.stat().st_size, _digest(p)] for p in files}
+    (folder / MANIFEST).write_text(json.dumps(facts, indent=1), encoding="utf-8")
+    for path in [*files, folder / MANIFEST]:
+        _sync(path)
+    _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "blake2b").hexdigest()[:32]
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

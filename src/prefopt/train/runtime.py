@@ -1,0 +1,131 @@
+"""The one door to accelerate: devices, processes, mixed precision, gradient synchronisation, trackers."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor, nn
+
+from prefopt.errors import ConfigError
+
+T = TypeVar("T")
+
+_TRACKER_EXTRAS = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow", "trackio": "trackio"}
+
+
+class Runtime:
+    """Processes and devices of a run.
+
+    Args:
+        mixed_precision: `no`, `bf16` or `fp16`.
+        report_to: trackers out of tensorboard, wandb, mlflow, trackio.
+        logging_dir: where file-based trackers write.
+    """
+
+    def __init__(
+        self,
+        *,
+        mixed_precision: str = "no",
+        report_to: Sequence[str] = (),
+        logging_dir: Path | None = None,
+    ) -> None:
+        for name in report_to:
+            if importlib.util.find_spec(_TRACKER_EXTRAS[name]) is None:
+                raise ConfigError(
+                    f"report_to: {name} is not installed; run: pip install 'prefopt[{name}]'"
+                )
+        # Accumulation stays at 1: the loop divides by the weight of the global batch itself.
+        self._accelerator = Accelerator(
+            mixed_precision=mixed_precision,
+            gradient_accumulation_steps=1,
+            log_with=list(report_to) or None,
+            project_dir=None if logging_dir is None else str(logging_dir),
+        )
+        self.report_to = tuple(report_to)
+
+    @property
+    def device(self) -> torch.device:
+        """Device of this process."""
+        return self._accelerator.device
+
+    @property
+    def rank(self) -> int:
+        """Number of this process, from 0."""
+        return self._accelerator.process_index
+
+    @property
+    def world_size(self) -> int:
+        """Number of processes."""
+        return self._accelerator.num_processes
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files and speaks."""
+        return self._accelerator.is_main_process
+
+    def prepare(
+        self, module: nn.Module, optimizer: torch.optim.Optimizer
+    ) -> tuple[nn.Module, torch.optim.Optimizer]:
+        """Wrap module and optimiser for the backend."""
+        return self._accelerator.prepare(module, optimizer)
+
+    def no_sync(self, module: nn.Module, *, last: bool) -> AbstractContextManager[object]:
+        """Put off the gradient all-reduce until the last micro-batch."""
+        return nullcontext() if last else self._accelerator.no_sync(module)
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Mixed precision for passes outside the wrapped module."""
+        return self._accelerator.autocast()
+
+    def backward(self, loss: Tensor) -> None:
+        """Backward pass with the backend's loss scaling."""
+        self._accelerator.backward(loss)
+
+    def clip(self, module: nn.Module, max_norm: float) -> Tensor:
+        """Clip the global gradient norm (0: only measure it); returns the norm before clipping."""
+        bound = max_norm if max_norm > 0 else float("inf")
+        return torch.as_tensor(self._accelerator.clip_grad_norm_(module.parameters(), bound))
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Sum over processes."""
+        return self._accelerator.reduce(values, reduction="sum")
+
+    def gather(self, items: list[T]) -> list[T]:
+        """Python objects of all processes, joined in rank order."""
+        return gather_object(items) if self.world_size > 1 else items
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        self._accelerator.wait_for_everyone()
+
+    def start_trackers(self, project: str, settings: Mapping[str, object], *, name: str) -> None:
+        """Open the trackers named in `report_to`."""
+        if not self.report_to:
+            return
+        flat = {k: v if isinstance(v, int | float | str | bool) else str(v) for k, v in settings.items()}
+        init: dict[str, dict[str, object]] = {"wandb": {"name": name}, "trackio": {"name": name}}
+        chosen = {k: v for k, v in init.items() if k in self.report_to}
+        self._accelerator.init_trackers(project, config=flat, init_kwargs=chosen)
+
+    def track(self, values: Mapping[str, float], *, step: int) -> None:
+        """Send numbers to the trackers."""
+        if self.report_to:
+            self._accelerator.log(dict(values), step=step)
+
+    def finish(self) -> None:
+        """Close trackers."""
+        if self.report_to:
+            self._accelerator.end_training()
+
+
+def close_process_group() -> None:
+    """Leave a distributed run cleanly; nothing to do in one process."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

@@ -1,0 +1,86 @@
+"""Typed readers of single JSON values. Each error names the place, the column and the actual value."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import NoReturn, TypeAlias
+
+from prefopt.errors import RecordError
+
+JsonValue: TypeAlias = "None | bool | int | float | str | list[JsonValue] | dict[str, JsonValue]"
+
+_SHOWN = 40
+
+
+def describe(value: JsonValue) -> str:
+    """The value in words, short enough for an error line: `null`, `the number 3`, `a list of 2 items`."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return str(value).lower()
+        case int() | float():
+            return f"the number {value}"
+        case str():
+            return f"the text {quote(value)}" if value.strip() else "empty text"
+        case list():
+            return "an empty list" if not value else f"a list of {len(value)} items"
+        case dict():
+            return f"an object with keys {', '.join(value) or '(none)'}"[:120]
+    return f"a {type(value).__name__}, which is no JSON value"
+
+
+def quote(text: str) -> str:
+    """The text as a JSON string, cut in the middle of long texts."""
+    shown = text if len(text) <= _SHOWN else f"{text[: _SHOWN - 15]}...{text[-12:]}"
+    return json.dumps(shown, ensure_ascii=False)
+
+
+def refuse(value: JsonValue, name: str, origin: str, remedy: str) -> NoReturn:
+    """Never returns: raises the one-line error `<origin>: '<name>' is <value>; <remedy>`."""
+    raise RecordError(f"{origin}: '{name}' is {describe(value)}; {remedy}")
+
+
+def read_text(value: JsonValue, name: str, origin: str) -> str:
+    """The value if it is a text, which may be empty; anything else raises `RecordError`."""
+    if isinstance(value, str):
+        return value
+    refuse(value, name, origin, "give a text, or remove the row")
+
+
+def read_number(value: JsonValue, name: str, origin: str) -> float:
+    """The value as a finite float; texts, booleans and NaN raise `RecordError`."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
+    refuse(value, name, origin, "give a finite number, or remove the row")
+
+
+def read_rank(value: JsonValue, name: str, origin: str) -> int:
+    """The value as a rank counted from 1 (best); anything else raises `RecordError`."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
+        return value
+    refuse(value, name, origin, "ranks are whole numbers from 1 (best) on: renumber them")
+
+
+def read_flag(value: JsonValue, name: str, origin: str) -> bool:
+    """The value as a boolean; 0 and 1 count, anything else raises `RecordError`."""
+    if isinstance(value, bool) or (isinstance(value, int | float) and value in (0, 1)):
+        return bool(value)
+    refuse(value, name, origin, f"give true or false, or name another column with columns.{name}")
+
+
+def read_list(value: JsonValue, name: str, origin: str) -> list[JsonValue]:
+    """The value if it is a list with items; anything else raises `RecordError`."""
+    if isinstance(value, list) and value:
+        return value
+    refuse(value, name, origin, "give a list with at least one item, or remove the row")
+
+
+def read_object(value: JsonValue, name: str, origin: str) -> dict[str, JsonValue]:
+    """The value if it is an object; anything else raises `RecordError`."""
+    if isinstance(value, dict):
+        return value
+    refuse(value, name, origin, "give an object, or remove the row")
