@@ -5,12 +5,14 @@ Everything is deterministic: the same arguments give the same bytes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers.processors import TemplateProcessing
 from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
@@ -23,6 +25,7 @@ from transformers import (
     Qwen2Config,
     Qwen3Config,
 )
+from transformers.utils import logging as transformers_logging
 
 Family = Literal["llama", "qwen2", "qwen3", "gpt2", "gemma2", "gemma3", "mistral"]
 FAMILIES: tuple[Family, ...] = get_args(Family)
@@ -43,6 +46,30 @@ SENTENCES = (
     "The summary of this post: she said that they were not there on time.",
     "system user assistant tool\n",
 )
+
+_ABSENT = object()
+_COMMON: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 256,
+}
+_GEMMA = {"query_pre_attn_scalar": 8, "sliding_window": 64}
+_FAMILIES: dict[str, tuple[type[PreTrainedConfig], dict[str, Any]]] = {
+    "llama": (LlamaConfig, {}),
+    "qwen2": (Qwen2Config, {"head_dim": _ABSENT}),
+    "qwen3": (Qwen3Config, {}),
+    "gpt2": (
+        GPT2Config,
+        {"intermediate_size": _ABSENT, "num_key_value_heads": _ABSENT, "head_dim": _ABSENT},
+    ),
+    "gemma2": (Gemma2Config, _GEMMA),
+    "gemma3": (Gemma3TextConfig, _GEMMA),
+    "mistral": (MistralConfig, {"sliding_window": 64}),
+}
 
 _SIZE_LIMIT = 400
 """Ids of the trained tokenizer, special tokens included, stay below this."""
@@ -77,8 +104,6 @@ def make_tokenizer(
         words = [AddedToken(word, normalized=False) for word in vocabulary]
         tokenizer.add_tokens(words)
     if bos:
-        from tokenizers.processors import TemplateProcessing
-
         tokenizer.post_processor = TemplateProcessing(
             single=f"{BOS} $A", special_tokens=[(BOS, tokenizer.token_to_id(BOS))]
         )
@@ -93,39 +118,24 @@ def make_tokenizer(
     return fast
 
 
-def make_config(
-    family: Family, *, vocab_size: int, **overrides: int | float | bool | str | None
-) -> PreTrainedConfig:
+def make_config(family: Family, *, vocab_size: int, **overrides: Any) -> PreTrainedConfig:
     """The configuration of a two-layer model of `family`: hidden 32, four heads, 256 positions."""
-    common: dict[str, object] = {
-        "vocab_size": vocab_size,
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 8,
-        "max_position_embeddings": 256,
+    kind, own = _FAMILIES[family]
+    fields = {**_COMMON, **own, **overrides, "vocab_size": vocab_size}
+    names = kind.attribute_map
+    known = {
+        names.get(field, field): value for field, value in fields.items() if value is not _ABSENT
     }
-    match family:
-        case "llama":
-            return LlamaConfig(**{**common, **overrides})
-        case "qwen2":
-            del common["head_dim"]
-            return Qwen2Config(**{**common, **overrides})
-        case "qwen3":
-            return Qwen3Config(**{**common, **overrides})
-        case "mistral":
-            return MistralConfig(**{**common, "sliding_window": 64, **overrides})
-        case "gemma2":
-            scale = {"query_pre_attn_scalar": 8, "sliding_window": 64}
-            return Gemma2Config(**{**common, **scale, **overrides})
-        case "gemma3":
-            scale = {"query_pre_attn_scalar": 8, "sliding_window": 64}
-            return Gemma3TextConfig(**{**common, **scale, **overrides})
-        case "gpt2":
-            size = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256}
-            return GPT2Config(**{"vocab_size": vocab_size, **size, **overrides})
+    return kind(**known)
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    yield
+    if shown:
+        transformers_logging.enable_progress_bar()
 
 
 def make_model_folder(
@@ -134,7 +144,7 @@ def make_model_folder(
     *,
     tokenizer: PreTrainedTokenizerFast | None = None,
     seed: int = 0,
-    **overrides: int | float | bool | str | None,
+    **overrides: float | bool | str | None,
 ) -> Path:
     """Folder of a random float32 model of `family` with its tokenizer, as `save_pretrained` writes it.
 
@@ -142,7 +152,7 @@ def make_model_folder(
     """
     folder = Path(path)
     tokenizer = make_tokenizer() if tokenizer is None else tokenizer
-    special = {
+    special: dict[str, Any] = {
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
@@ -151,6 +161,7 @@ def make_model_folder(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    with _no_bars():
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
     return folder

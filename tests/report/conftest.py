@@ -69,7 +69,9 @@ def metrics(run: Trained, *, steps: int = 90) -> Iterator[dict[str, float | int]
             "rewards/chosen": chosen,
             "rewards/rejected": chosen - margin,
             "rewards/margins": margin,
-            "rewards/accuracies": float(np.clip(0.5 + margin / 2.4 + generator.normal(0, 0.05), 0, 1)),
+            "rewards/accuracies": float(
+                np.clip(0.5 + margin / 2.4 + generator.normal(0, 0.05), 0, 1)
+            ),
             "logps/chosen": -14.0 + chosen / 0.3 + generator.normal(0, 0.6),
             "logps/rejected": -21.0 + (chosen - margin) / 0.3 + generator.normal(0, 0.6),
         }
@@ -101,7 +103,9 @@ def samples(run: Trained, *, number: int = 60) -> Iterator[dict[str, object]]:
             "prompt": f"Start with {start}, then add {', '.join(map(str, operands))} (modulo 20).",
             "prefix": "" if whole else "".join(f"{line}\n" for line in lines[:wrong]),
             "chosen": "\n".join([*lines, f"Answer: {state}"]) if whole else lines[wrong],
-            "rejected": "\n".join([*lines[:wrong], bad, *lines[wrong + 1 :], "Answer: 3"]) if whole else bad,
+            "rejected": "\n".join([*lines[:wrong], bad, *lines[wrong + 1 :], "Answer: 3"])
+            if whole
+            else bad,
             "reward_chosen": 0.3 * margin,
             "reward_rejected": -0.7 * margin,
             "margin": margin,
@@ -114,7 +118,9 @@ def ledger(source: str, read: int, cut: int, dropped: int) -> dict[str, object]:
             "id": f"row-{place}",
             "origin": f"{source}:{7 * place + 3}",
             "fate": "cut" if place < cut else "dropped",
-            "reason": "response longer than max_length" if place < cut else "chosen equals rejected",
+            "reason": "response longer than max_length"
+            if place < cut
+            else "chosen equals rejected",
             "tokens": 12 if place < cut else None,
         }
         for place in range(cut + dropped)
@@ -147,11 +153,19 @@ def write_trained(folder: Path, run: Trained, *, steps: int = 90) -> Path:
     )
     write_json(
         folder / "env.json",
-        {"python": "3.12.4", "torch": "2.13.0", "platform": "Linux", "device": {"type": "cpu", "threads": 2}},
+        {
+            "python": "3.12.4",
+            "torch": "2.13.0",
+            "platform": "Linux",
+            "device": {"type": "cpu", "threads": 2},
+        },
     )
     write_json(
         folder / "data-ledger.json",
-        {"train": ledger(f"data/{run.name}-pairs.jsonl", 366, 2, 4), "eval": ledger("data/eval.jsonl", 40, 0, 1)},
+        {
+            "train": ledger(f"data/{run.name}-pairs.jsonl", 366, 2, 4),
+            "eval": ledger("data/eval.jsonl", 40, 0, 1),
+        },
     )
     write_json(
         folder / "plan.json",

@@ -53,14 +53,6 @@ class UsageError(Exception):
 class VerbParser(argparse.ArgumentParser):
     """An argument parser whose errors are one line with the nearest valid option."""
 
-    has_verbs = False
-    """Whether verbs follow, as in `prefopt data check`."""
-
-    def add_subparsers(self, **options: object) -> argparse._SubParsersAction[VerbParser]:  # pyright: ignore[reportIncompatibleMethodOverride, reportPrivateUsage]
-        """As in argparse; notes that positional arguments cannot be mixed with options."""
-        self.has_verbs = True
-        return super().add_subparsers(**options)  # pyright: ignore[reportArgumentType, reportCallIssue, reportReturnType, reportUnknownVariableType]
-
     def error(self, message: str) -> NoReturn:
         """Raise `UsageError` instead of printing the usage and exiting."""
         raise UsageError(f"{message}{self._hint(message)} (see `{self.prog} --help`)")
@@ -136,12 +128,18 @@ def _run_verb(verb: Verb, words: list[str]) -> int:
     )
     verb.add_arguments(parser)
     try:
-        # Intermixed: `train recipe.yaml --resume seed=1`; argparse cannot do that where verbs follow.
-        parse = parser.parse_args if parser.has_verbs else parser.parse_intermixed_args
-        arguments = parse(words)
+        arguments = _parse(parser, words)
     except SystemExit as finished:  # --help
         return int(finished.code or 0)
     return verb.run(arguments)
+
+
+def _parse(parser: VerbParser, words: list[str]) -> argparse.Namespace:
+    """The arguments, options and positionals in any order: `train recipe.yaml --resume seed=1`."""
+    try:
+        return parser.parse_intermixed_args(words)
+    except TypeError:  # argparse cannot mix them where verbs follow, as in `data check`, and says so first
+        return parser.parse_args(words)
 
 
 def _overview(names: Sequence[str]) -> str:

@@ -11,6 +11,7 @@ from typing import Annotated, ClassVar, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from prefopt.config.rules import contradictions_of
 from prefopt.records import JsonValue
 
 Count = Annotated[int, Field(ge=1)]
@@ -45,7 +46,6 @@ class RunConfig(BaseModel):
     method: Text
     """What to train with; `prefopt methods` lists them."""
 
-    # Model
     model_name_or_path: Text
     """Folder of a Hugging Face causal language model or PEFT adapter, or a hub id."""
     model_revision: Text | None = None
@@ -77,7 +77,6 @@ class RunConfig(BaseModel):
     lora_target_modules: Text | list[Text] = "all-linear"
     """Names of the modules that get an adapter; all-linear: every linear layer but the output head."""
 
-    # Data
     train_file: Text | list[Text] | None = None
     """Training data: .jsonl, .json, .csv, .parquet, or a folder saved by `datasets`; one or several."""
     eval_file: Text | list[Text] | None = None
@@ -111,7 +110,6 @@ class RunConfig(BaseModel):
     max_train_samples: Count | None = None
     """Use only the first so many training records."""
 
-    # Optimisation
     learning_rate: Positive = 1e-6
     """Peak learning rate of AdamW."""
     per_device_train_batch_size: Count = 8
@@ -145,7 +143,6 @@ class RunConfig(BaseModel):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
     """Source of all randomness of the run."""
 
-    # Reference
     reference_model: Text | None = None
     """Folder or hub id of the reference policy; null: the policy as it is before training."""
     reference: Literal["auto", "cached", "live", "adapter_off"] = "auto"
@@ -155,7 +152,6 @@ class RunConfig(BaseModel):
     head_chunk_bytes: Count = 64 * 2**20
     """Memory, in bytes, for one chunk of logits; less saves memory, more saves time."""
 
-    # Output
     output_dir: Text = "runs/{method}"
     """Folder of the run; {method} stands for the method's name."""
     overwrite_output_dir: bool = False
@@ -219,107 +215,17 @@ class RunConfig(BaseModel):
 
     @model_validator(mode="after")
     def _refuse_contradictions(self) -> Self:
-        wrong = [text for found, text in self.contradictions() if found]
-        if wrong:
-            raise ValueError("\n".join(wrong))
+        broken = self.contradictions()
+        if broken:
+            raise ValueError("\n".join(broken))
         return self
 
-    def contradictions(self) -> list[tuple[bool, str]]:
-        """Every rule about two keys at once: whether it is broken, and the message that names both.
+    def contradictions(self) -> list[str]:
+        """Every broken rule about several keys at once, as one sentence each that names the keys.
 
-        A method that adds keys with rules of their own extends the list of `super()`.
+        A method whose own keys have such rules extends the list of `super()`.
         """
-        return [
-            *self._data_rules(),
-            *self._training_rules(),
-        ]
-
-    def _data_rules(self) -> list[tuple[bool, str]]:
-        none = self.train_file is None and self.dataset_name is None and not self.builds_data
-        limit = self.max_prompt_length
-        return [
-            (
-                none,
-                "no training data: set train_file (files or a folder) or dataset_name (a hub id)",
-            ),
-            (
-                self.train_file is not None and self.dataset_name is not None,
-                (
-                    f"train_file {self.train_file!r} and dataset_name {self.dataset_name!r} exclude each "
-                    "other: remove one"
-                ),
-            ),
-            (
-                self.eval_file is not None and self.eval_dataset_split is not None,
-                (
-                    f"eval_file {self.eval_file!r} and eval_dataset_split {self.eval_dataset_split!r} "
-                    "exclude each other: remove one"
-                ),
-            ),
-            (
-                self.eval_dataset_split is not None and self.dataset_name is None,
-                (
-                    f"eval_dataset_split {self.eval_dataset_split!r} is a split of dataset_name, which is "
-                    "not set: use eval_file"
-                ),
-            ),
-            (
-                limit is not None and limit >= self.max_length,
-                (
-                    f"max_prompt_length {limit} leaves no room for a response: it must be below "
-                    f"max_length, which is {self.max_length}"
-                ),
-            ),
-        ]
-
-    def _training_rules(self) -> list[tuple[bool, str]]:
-        no_eval_data = self.eval_file is None and self.eval_dataset_split is None
-        return [
-            (
-                self.eval_strategy != "no" and no_eval_data and not self.builds_data,
-                f"eval_strategy {self.eval_strategy!r} needs data: set eval_file or eval_dataset_split",
-            ),
-            (
-                self.eval_strategy == "steps" and self.eval_steps is None,
-                "eval_strategy 'steps' needs eval_steps, the number of steps between two evaluations",
-            ),
-            (
-                self.eval_strategy != "steps" and self.eval_steps is not None,
-                (
-                    f"eval_steps {self.eval_steps} has no effect with eval_strategy "
-                    f"{self.eval_strategy!r}: set eval_strategy: steps or remove eval_steps"
-                ),
-            ),
-            (
-                self.warmup_ratio > 0 and self.warmup_steps is not None,
-                (
-                    f"warmup_ratio {self.warmup_ratio} and warmup_steps {self.warmup_steps} exclude each "
-                    "other: remove one"
-                ),
-            ),
-            (
-                self.bf16 is True and self.dtype == "float16",
-                "bf16 true and dtype 'float16' exclude each other: set dtype: float32 or bf16: false",
-            ),
-            (
-                self.reference == "adapter_off" and self.reference_model is not None,
-                (
-                    f"reference 'adapter_off' and reference_model {self.reference_model!r} exclude each "
-                    "other: remove one"
-                ),
-            ),
-            (
-                self.overwrite_output_dir and self.resume_from_checkpoint is not False,
-                (
-                    "overwrite_output_dir and resume_from_checkpoint exclude each other: the first "
-                    "deletes what the second needs"
-                ),
-            ),
-            (
-                self.push_to_hub and self.hub_model_id is None,
-                "push_to_hub needs hub_model_id, the repository to upload to (owner/name)",
-            ),
-        ]
+        return list(contradictions_of(self))
 
 
 class Key(NamedTuple):

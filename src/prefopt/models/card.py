@@ -103,7 +103,9 @@ def render_card(facts: CardFacts) -> str:
         datasets=", ".join(_code(_public(name)) for name in facts.datasets),
         ledgers=[_ledger_row(split, counts) for split, counts in facts.ledgers.items()],
         metrics=[(_code(name), _number(value)) for name, value in sorted(facts.metrics.items())],
-        settings=[(_code(name), _code(_setting(value))) for name, value in sorted(facts.settings.items())],
+        settings=[
+            (_code(name), _code(_setting(value))) for name, value in sorted(facts.settings.items())
+        ],
         versions=sorted((_text(name), _text(number)) for name, number in versions.items()),
         citation=_text(f"Method: {facts.paper}."),
         bibtex=facts.bibtex.strip() or bibtex_from_reference(facts.method, facts.paper),
@@ -159,7 +161,9 @@ def _front_matter(facts: CardFacts) -> str:
 
 
 def _is_hub_id(name: str) -> bool:
-    return _HUB_ID.fullmatch(name) is not None and not looks_like_path(name) and not Path(name).suffix
+    return (
+        _HUB_ID.fullmatch(name) is not None and not looks_like_path(name) and not Path(name).suffix
+    )
 
 
 def _introduction(facts: CardFacts) -> str:
@@ -214,7 +218,9 @@ def _setting(value: JsonValue) -> str:
     if isinstance(value, str):
         return _public(value)
     if isinstance(value, list):
-        return json.dumps([_public(v) if isinstance(v, str) else v for v in value], ensure_ascii=False)
+        return json.dumps(
+            [_public(v) if isinstance(v, str) else v for v in value], ensure_ascii=False
+        )
     return json.dumps(value, ensure_ascii=False, sort_keys=True)
 
 

@@ -28,7 +28,9 @@ def load_config(located: Located, *, trust_remote_code: bool = False) -> PreTrai
     folder, name = located
     raw = read_object(folder, CONFIG, name)
     if not raw.get("model_type") and not raw.get("auto_map"):
-        raise ModelError(f"{folder / CONFIG} has no model_type: it is not the configuration of a transformers model")
+        raise ModelError(
+            f"{folder / CONFIG} has no model_type: it is not the configuration of a transformers model"
+        )
     if raw.get("auto_map") and not trust_remote_code and not _is_known(raw.get("model_type")):
         raise ModelError(
             f"{name} runs its own Python code: read it, then set trust_remote_code=true if you trust it"
@@ -45,7 +47,9 @@ def load_config(located: Located, *, trust_remote_code: bool = False) -> PreTrai
             )
     except (*LOAD_ERRORS, StrictDataclassError) as error:
         detail = " ".join(str(error).split())[:300].rstrip(".")
-        raise ModelError(f"{folder / CONFIG} is not usable ({detail}): correct it or copy it again") from error
+        raise ModelError(
+            f"{folder / CONFIG} is not usable ({detail}): correct it or copy it again"
+        ) from error
     _check_causal(config, name)
     return config
 
@@ -57,7 +61,9 @@ def _is_known(model_type: object) -> bool:
 def _check_causal(config: PreTrainedConfig, name: str) -> None:
     causal = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING or bool(getattr(config, "auto_map", None))
     # GPT-NeoX inherits `is_decoder = False` and is a decoder all the same.
-    encoder = getattr(config, "is_decoder", None) is False and not config.model_type.startswith("gpt_neox")
+    encoder = getattr(config, "is_decoder", None) is False and not config.model_type.startswith(
+        "gpt_neox"
+    )
     if not causal or encoder or getattr(config, "is_encoder_decoder", False):
         raise ModelError(
             f"{name} is a {config.model_type} model, not a causal language model: use a decoder such as Llama, "
@@ -75,7 +81,9 @@ def read_object(folder: Path, file_name: str, name: str) -> dict[str, object]:
     try:
         raw = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ModelError(f"{file} is not valid JSON ({error}): correct it or copy it again") from error
+        raise ModelError(
+            f"{file} is not valid JSON ({error}): correct it or copy it again"
+        ) from error
     if not isinstance(raw, dict):
         raise ModelError(f"{file} holds a {type(raw).__name__}, not a JSON object: copy it again")
     return cast("dict[str, object]", raw)

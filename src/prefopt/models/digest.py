@@ -18,13 +18,22 @@ from transformers import PreTrainedModel
 from prefopt.errors import ModelError
 from prefopt.models.parts import plain_model
 
-_VOLATILE = {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "use_cache"}
+_VOLATILE = {
+    "_name_or_path",
+    "architectures",
+    "dtype",
+    "torch_dtype",
+    "transformers_version",
+    "use_cache",
+}
 """Configuration fields that do not change what the model computes; so are token ids and dropout probabilities."""
 
 
 def model_bytes(model: nn.Module) -> int:
     """Bytes of all parameters and persistent buffers, tied ones once."""
-    return sum(t.numel() * t.element_size() for t in {id(t): t for _, t in _named_tensors(model)}.values())
+    return sum(
+        t.numel() * t.element_size() for t in {id(t): t for _, t in _named_tensors(model)}.values()
+    )
 
 
 def adapter_bytes(model: PeftModel) -> int:
@@ -69,13 +78,19 @@ def model_digest(model: PreTrainedModel | PeftModel, *, adapter: bool = True) ->
     settings = ""
     if adapter and isinstance(model, PeftModel):
         own = {name: config.to_dict() for name, config in model.peft_config.items()}
-        settings = json.dumps({n: [c.get("r"), c.get("lora_alpha"), c.get("use_rslora")] for n, c in own.items()})
-    return hashlib.sha256(f"{weights}\0{type(inner).__name__}\0{described}\0{settings}".encode()).hexdigest()
+        settings = json.dumps(
+            {n: [c.get("r"), c.get("lora_alpha"), c.get("use_rslora")] for n, c in own.items()}
+        )
+    return hashlib.sha256(
+        f"{weights}\0{type(inner).__name__}\0{described}\0{settings}".encode()
+    ).hexdigest()
 
 
 def _hash(tensor: Tensor) -> bytes:
     if tensor.is_meta:
-        raise ModelError("a weight lies on the meta device and has no value: load the model before digesting it")
+        raise ModelError(
+            "a weight lies on the meta device and has no value: load the model before digesting it"
+        )
     data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
     return hashlib.sha256(memoryview(data.numpy())).digest()
 

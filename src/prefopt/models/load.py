@@ -150,7 +150,9 @@ def _load_plain(located: Located, settings: ModelSettings) -> PreTrainedModel:
                 output_loading_info=True,
             )
     except SafetensorError as error:
-        raise ModelError(f"the weights of {name} cannot be read ({first_line(error)}): copy them again") from error
+        raise ModelError(
+            f"the weights of {name} cannot be read ({first_line(error)}): copy them again"
+        ) from error
     except LOAD_ERRORS as error:
         raise ModelError(_load_failure(name, settings, error)) from error
     _check_weights(name, info)
@@ -193,7 +195,9 @@ def _check_weights(name: str, info: dict[str, object]) -> None:
         )
     unexpected = sorted(cast("set[str]", info["unexpected_keys"]))
     if unexpected:
-        logger.warning("%s: %d weights are not used, first %s", name, len(unexpected), unexpected[0])
+        logger.warning(
+            "%s: %d weights are not used, first %s", name, len(unexpected), unexpected[0]
+        )
 
 
 def _load_adapter(located: Located, settings: ModelSettings) -> tuple[PeftModel, Located]:
@@ -201,7 +205,9 @@ def _load_adapter(located: Located, settings: ModelSettings) -> tuple[PeftModel,
     raw = read_object(folder, ADAPTER_CONFIG, name)
     base_name = raw.get("base_model_name_or_path")
     if not isinstance(base_name, str) or not base_name:
-        raise ModelError(f"{folder / ADAPTER_CONFIG} does not name its base model: set base_model_name_or_path there")
+        raise ModelError(
+            f"{folder / ADAPTER_CONFIG} does not name its base model: set base_model_name_or_path there"
+        )
     files = weight_files(folder, adapter=True)
     base = _locate_base(located, base_name, raw.get("revision"))
     model = _load_plain(base, settings)

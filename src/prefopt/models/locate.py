@@ -9,8 +9,8 @@ from typing import NamedTuple
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
-    HFValidationError,
     HfHubHTTPError,
+    HFValidationError,
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
@@ -84,7 +84,9 @@ def _download(name: str, revision: str | None) -> Path:
             "`hf auth login` if it is private"
         ) from error
     except RevisionNotFoundError as error:
-        raise ModelError(f"hub model {name!r} has no revision {revision!r}: check model_revision") from error
+        raise ModelError(
+            f"hub model {name!r} has no revision {revision!r}: check model_revision"
+        ) from error
     except HFValidationError as error:
         raise ModelError(f"{name!r} is neither a folder here nor a valid hub id") from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:

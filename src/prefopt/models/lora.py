@@ -104,7 +104,9 @@ def _matching(model: PreTrainedModel, item: str) -> list[str]:
     try:
         pattern = re.compile(item)
     except re.error as error:
-        raise ConfigError(f"lora_target_modules: {item!r} is no valid regular expression: {error}") from error
+        raise ConfigError(
+            f"lora_target_modules: {item!r} is no valid regular expression: {error}"
+        ) from error
     return [name for name in names if pattern.fullmatch(name)]
 
 

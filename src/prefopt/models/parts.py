@@ -37,7 +37,9 @@ def find_backbone(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
     inner = plain_model(model)
     backbone = inner.get_decoder()
     if backbone is inner or not isinstance(backbone, PreTrainedModel):
-        raise ModelError(f"{type(inner).__name__} has no separate backbone; a causal language model is needed")
+        raise ModelError(
+            f"{type(inner).__name__} has no separate backbone; a causal language model is needed"
+        )
     return backbone
 
 
@@ -53,7 +55,9 @@ def output_head(model: PreTrainedModel | PeftModel) -> OutputHead:
     inner = plain_model(model)
     layer: nn.Module | None = inner.get_output_embeddings()
     if layer is None:
-        raise ModelError(f"{type(inner).__name__} has no output head; a causal language model is needed")
+        raise ModelError(
+            f"{type(inner).__name__} has no output head; a causal language model is needed"
+        )
     name = next((n for n, module in inner.named_modules() if module is layer), type(layer).__name__)
     if isinstance(layer, ModulesToSaveWrapper):
         layer = _active_copy(layer)
@@ -63,9 +67,13 @@ def output_head(model: PreTrainedModel | PeftModel) -> OutputHead:
             "(train it in full with modules_to_save instead)"
         )
     if not isinstance(layer, nn.Linear):
-        raise ModelError(f"the output head {name!r} is a {type(layer).__name__}, not a linear layer")
+        raise ModelError(
+            f"the output head {name!r} is a {type(layer).__name__}, not a linear layer"
+        )
     if not layer.weight.is_floating_point():
-        raise ModelError(f"the output head {name!r} is quantised ({layer.weight.dtype}): load it unquantised")
+        raise ModelError(
+            f"the output head {name!r} is quantised ({layer.weight.dtype}): load it unquantised"
+        )
     config = inner.config.get_text_config(decoder=True)
     return OutputHead(layer.weight, layer.bias, _scale(config), _softcap(config))
 
@@ -111,8 +119,12 @@ def adapter_disabled(model: PreTrainedModel | PeftModel) -> Iterator[None]:
         ModelError: the model has no adapter, so that "without it" would silently be the policy itself.
     """
     if not isinstance(model, PeftModel):
-        raise ModelError(f"{type(model).__name__} has no adapter to switch off: train with use_peft=true")
-    layers = [m for m in model.modules() if isinstance(m, BaseTunerLayer | AuxiliaryTrainingWrapper)]
+        raise ModelError(
+            f"{type(model).__name__} has no adapter to switch off: train with use_peft=true"
+        )
+    layers = [
+        m for m in model.modules() if isinstance(m, BaseTunerLayer | AuxiliaryTrainingWrapper)
+    ]
     trainable = [p for p in model.parameters() if p.requires_grad]
     for layer in layers:
         layer.enable_adapters(enabled=False)

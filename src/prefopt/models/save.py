@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx
 from huggingface_hub import HfApi, get_token
-from huggingface_hub.errors import HFValidationError, HfHubHTTPError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from peft import PeftModel
 from safetensors import SafetensorError
 from torch import Tensor
@@ -183,7 +183,9 @@ def push_model(folder: Path | str, *, hub_model_id: str, private: bool = True) -
     safe = f"the model is safe in {folder}"
     token = get_token()
     if token is None:
-        raise ConfigError(f"push_to_hub needs a hub token: run `hf auth login` or set HF_TOKEN; {safe}")
+        raise ConfigError(
+            f"push_to_hub needs a hub token: run `hf auth login` or set HF_TOKEN; {safe}"
+        )
     api = HfApi(token=token)
     try:
         repository = api.create_repo(hub_model_id, private=private, exist_ok=True)
@@ -191,7 +193,9 @@ def push_model(folder: Path | str, *, hub_model_id: str, private: bool = True) -
             repo_id=repository.repo_id, folder_path=folder, commit_message="Upload model"
         )
     except HFValidationError as error:
-        raise ConfigError(f"hub_model_id {hub_model_id!r} is no valid hub id (owner/name): {safe}") from error
+        raise ConfigError(
+            f"hub_model_id {hub_model_id!r} is no valid hub id (owner/name): {safe}"
+        ) from error
     except HfHubHTTPError as error:
         status = error.response.status_code
         if status in {401, 403}:

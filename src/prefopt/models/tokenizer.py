@@ -45,7 +45,7 @@ def load_tokenizer(
         ConfigError: the template file is missing or is not valid jinja.
     """
     located = locate(path, revision=revision)
-    tokenizer = _load(located, trust_remote_code)
+    tokenizer = _load(located, trust_remote_code=trust_remote_code)
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ModelError(
             f"the tokenizer of {located.name} ({type(tokenizer).__name__}) has no character offsets: convert it "
@@ -58,7 +58,7 @@ def load_tokenizer(
     return tokenizer
 
 
-def _load(located: Located, trust_remote_code: bool) -> PreTrainedTokenizerBase:
+def _load(located: Located, *, trust_remote_code: bool) -> PreTrainedTokenizerBase:
     folder, name = located
     if not has_tokenizer(folder):
         raise ModelError(
@@ -96,7 +96,9 @@ def _declared_class(folder: Path) -> str | None:
         settings = json.loads(file.read_text(encoding="utf-8"))
         json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ModelError(f"{folder}: a tokenizer file is not valid JSON ({error}): copy it again") from error
+        raise ModelError(
+            f"{folder}: a tokenizer file is not valid JSON ({error}): copy it again"
+        ) from error
     if not isinstance(settings, dict) or "auto_map" in settings:
         return None
     declared = settings.get("tokenizer_class")

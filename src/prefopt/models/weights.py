@@ -48,7 +48,9 @@ def _shards(folder: Path) -> list[Path]:
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"{index} is not a valid weight index ({error}): copy the folder again") from error
+        raise ModelError(
+            f"{index} is not a valid weight index ({error}): copy the folder again"
+        ) from error
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise ModelError(
@@ -111,12 +113,18 @@ def _converted(model: PreTrainedModel, folder: Path) -> dict[str, Tensor]:
 
 def _copy(own: Mapping[str, Tensor], stored: Mapping[str, Tensor], folder: Path) -> None:
     written = {own[name].data_ptr() for name in stored.keys() & own.keys()}
-    missing = sorted(name for name in own.keys() - stored.keys() if own[name].data_ptr() not in written)
+    missing = sorted(
+        name for name in own.keys() - stored.keys() if own[name].data_ptr() not in written
+    )
     unknown = sorted(stored.keys() - own.keys())
     if missing or unknown:
         raise ModelError(
             f"{folder} holds the weights of another model: "
-            + (f"it lacks {missing[0]}" if missing else f"it has {unknown[0]}, which this model has not")
+            + (
+                f"it lacks {missing[0]}"
+                if missing
+                else f"it has {unknown[0]}, which this model has not"
+            )
         )
     for name, value in stored.items():
         target = own[name]

@@ -104,7 +104,9 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
     Raises `ConfigError` for no or repeated folders, `StorageError` for a folder that is no run.
     """
     if not paths:
-        raise ConfigError("no run folder given: name at least one folder that `prefopt train` wrote")
+        raise ConfigError(
+            "no run folder given: name at least one folder that `prefopt train` wrote"
+        )
     resolved = [path.resolve() for path in paths]
     for place, path in enumerate(resolved):
         if path in resolved[:place]:
@@ -153,9 +155,13 @@ def _check_is_run(path: Path) -> None:
         return
     inner = sorted(file.parent.name for name in RUN_FILES for file in path.glob(f"*/{name}"))
     remedy = (
-        f"did you mean '{path / inner[0]}'?" if inner else "give a folder that `prefopt train` wrote"
+        f"did you mean '{path / inner[0]}'?"
+        if inner
+        else "give a folder that `prefopt train` wrote"
     )
-    raise StorageError(f"'{path}' is no run folder, it holds none of {', '.join(RUN_FILES)}: {remedy}")
+    raise StorageError(
+        f"'{path}' is no run folder, it holds none of {', '.join(RUN_FILES)}: {remedy}"
+    )
 
 
 def _renamed(run: Run, resolved: Path) -> Run:
@@ -237,8 +243,10 @@ def _read_metrics(path: Path, unread: list[str]) -> dict[str, Series]:
             steps.append(step)
             values.append(value)
     if without_step:
-        unread.append(f"{path.name}: lines without a number under \"step\" skipped: {without_step}.")
-    return {key: Series(np.array(steps), np.array(values)) for key, (steps, values) in columns.items()}
+        unread.append(f'{path.name}: lines without a number under "step" skipped: {without_step}.')
+    return {
+        key: Series(np.array(steps), np.array(values)) for key, (steps, values) in columns.items()
+    }
 
 
 def _read_samples(path: Path, unread: list[str]) -> list[Sample]:
@@ -263,7 +271,9 @@ def _text(value: JsonValue) -> str:
         return ""
     if isinstance(value, list):
         return "\n\n".join(
-            f"{turn.get('role', '')}: {turn.get('content', '')}" if isinstance(turn, dict) else str(turn)
+            f"{turn.get('role', '')}: {turn.get('content', '')}"
+            if isinstance(turn, dict)
+            else str(turn)
             for turn in value
         )
     return str(value)
@@ -275,7 +285,7 @@ def _read_evaluation(path: Path, unread: list[str]) -> Evaluation | None:
         return None
     value = number(row, "value")
     if value is None or not np.isfinite(value):
-        unread.append(f"{path.name} holds no number under \"value\"; it is left out.")
+        unread.append(f'{path.name} holds no number under "value"; it is left out.')
         return None
     correct, total = number(row, "correct"), number(row, "total")
     return Evaluation(

@@ -43,10 +43,14 @@ class Remark(NamedTuple):
 def examine(run: Run, baseline: Evaluation | None = None) -> list[Remark]:
     """The remarks on a run, the serious ones first; `baseline` is the evaluation of its starting point."""
     found = [remark for check in _CHECKS if (remark := check(run)) is not None]
-    found.extend(_lost_rows(split, ledger) for split, ledger in run.ledgers.items() if _loses(ledger))
+    found.extend(
+        _lost_rows(split, ledger) for split, ledger in run.ledgers.items() if _loses(ledger)
+    )
     worse = _worse(run, baseline)
     found.extend([worse] if worse else [])
-    found.extend(Remark("note", "Part of the run folder could not be read", text) for text in run.unread)
+    found.extend(
+        Remark("note", "Part of the run folder could not be read", text) for text in run.unread
+    )
     order: Sequence[Level] = ("serious", "warning", "note")
     if run.trained and not any(remark.level in ("serious", "warning") for remark in found):
         found.append(_sound(run))
@@ -98,7 +102,9 @@ def _displacement(run: Run) -> Remark | None:
         return None
     parts = [f"{_move(f'{kind}/chosen', chosen)} and {_move(f'{kind}/rejected', rejected)}"]
     if kind == "rewards":
-        logps = [(name, change(run.series.get(name))) for name in ("logps/chosen", "logps/rejected")]
+        logps = [
+            (name, change(run.series.get(name))) for name in ("logps/chosen", "logps/rejected")
+        ]
         known = [_move(name, moved) + " nats" for name, moved in logps if moved is not None]
         beta = number(run.settings, "beta")
         if beta:
@@ -215,9 +221,13 @@ def _loses(ledger: JsonObject) -> bool:
 def _lost_rows(split: str, ledger: JsonObject) -> Remark:
     read, dropped = number(ledger, "read") or 0.0, number(ledger, "dropped") or 0.0
     reasons = ledger.get("reasons")
-    counts = {key: number(reasons, key) or 0.0 for key in reasons} if isinstance(reasons, dict) else {}
+    counts = (
+        {key: number(reasons, key) or 0.0 for key in reasons} if isinstance(reasons, dict) else {}
+    )
     most = max(counts, key=lambda key: counts[key], default="")
-    why = f"; the most frequent reason on record is \"{most}\" ({count(counts[most])})" if most else ""
+    why = (
+        f'; the most frequent reason on record is "{most}" ({count(counts[most])})' if most else ""
+    )
     return Remark(
         "warning",
         f"Many {split} rows were dropped",
@@ -247,12 +257,18 @@ def _sound(run: Run) -> Remark:
     facts = [f"the loss is finite in all {plural(len(loss.values), 'logged line')}"] if loss else []
     chosen = change(run.series.get("rewards/chosen"))
     if chosen is not None and not chosen.fell:
-        facts.append(f"the chosen responses did not become less likely (rewards/chosen ends at {decimal(chosen.end)})")
+        facts.append(
+            f"the chosen responses did not become less likely (rewards/chosen ends at {decimal(chosen.end)})"
+        )
     accuracy = change(run.series.get("rewards/accuracies"))
     if accuracy is not None:
-        facts.append(f"{percent(accuracy.end)} of the training pairs are in the right order at the end")
+        facts.append(
+            f"{percent(accuracy.end)} of the training pairs are in the right order at the end"
+        )
     text = "; ".join(facts)
-    return Remark("good", "No sign of trouble in the curves", f"{text[:1].upper()}{text[1:]}." if text else "")
+    return Remark(
+        "good", "No sign of trouble in the curves", f"{text[:1].upper()}{text[1:]}." if text else ""
+    )
 
 
 def _move(name: str, moved: Change) -> str:

@@ -188,7 +188,11 @@ def _flatten(entry: Mapping[str, JsonValue], prefix: str = "") -> dict[str, str]
         if isinstance(value, dict) and value:
             flat.update(_flatten(value, f"{prefix}{key}."))
         else:
-            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+            text = (
+                value
+                if isinstance(value, str)
+                else json.dumps(value, ensure_ascii=False, default=str)
+            )
             flat[f"{prefix}{key}"] = text
     return flat
 
@@ -211,4 +215,6 @@ def _write(target: Path, page: str) -> None:
             draft.unlink(missing_ok=True)
     except OSError as error:
         reason = error.strerror or error
-        raise StorageError(f"report '{target}' cannot be written ({reason}): choose another path") from error
+        raise StorageError(
+            f"report '{target}' cannot be written ({reason}): choose another path"
+        ) from error

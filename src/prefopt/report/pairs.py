@@ -68,7 +68,10 @@ def choose_examples(samples: Sequence[Sample]) -> list[Example]:
     shown = {id(s) for s in (*falling[:LARGEST], *nearest[:SMALLEST], *wrong[:WRONG])}
     unranked = [sample for sample in samples if sample.margin is None]
     chosen = [sample for sample in falling if id(sample) in shown]
-    return [_example(s) for s in (*chosen, *unranked[: max(0, LARGEST + SMALLEST + WRONG - len(chosen))])]
+    return [
+        _example(s)
+        for s in (*chosen, *unranked[: max(0, LARGEST + SMALLEST + WRONG - len(chosen))])
+    ]
 
 
 def common_prefix(first: str, second: str) -> int:
@@ -80,8 +83,10 @@ def common_prefix(first: str, second: str) -> int:
         (place for place, (a, b) in enumerate(zip(first, second, strict=False)) if a != b),
         min(len(first), len(second)),
     )
-    while length and _in_word(first[length - 1]) and (
-        _in_word(first[length : length + 1]) or _in_word(second[length : length + 1])
+    while (
+        length
+        and _in_word(first[length - 1])
+        and (_in_word(first[length : length + 1]) or _in_word(second[length : length + 1]))
     ):
         length -= 1
     return length
@@ -94,7 +99,9 @@ def part(chosen: str, rejected: str, *, prefix: str = "") -> Parting:
     shared = prefix + chosen[:line]
     if len(shared) > SHARED_SHOWN:
         shared = "… " + shared[-SHARED_SHOWN:]
-    return Parting(shared, _continuation(chosen, line, length), _continuation(rejected, line, length))
+    return Parting(
+        shared, _continuation(chosen, line, length), _continuation(rejected, line, length)
+    )
 
 
 def _continuation(text: str, line: int, length: int) -> Continuation:

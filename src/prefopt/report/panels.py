@@ -94,7 +94,12 @@ def token_panel(runs: Sequence[Run], colours: Mapping[str, str]) -> Panel | None
     if not planned:
         return None
     bars = [
-        (run.name, colours[run.name], number(run.plan, "tokens_rows") or 0.0, number(run.plan, "tokens_tree") or 0.0)
+        (
+            run.name,
+            colours[run.name],
+            number(run.plan, "tokens_rows") or 0.0,
+            number(run.plan, "tokens_tree") or 0.0,
+        )
         for run in planned
     ]
     summary = "; ".join(f"{run.name} stores {percent(run.saved)} fewer tokens" for run in planned)
@@ -104,12 +109,26 @@ def token_panel(runs: Sequence[Run], colours: Mapping[str, str]) -> Panel | None
         "Strong: tokens in trees, where everything that responses share is stored and computed once. Pale: the "
         "same responses as separate rows.",
         draw_tokens(bars, Caption("tokens", "Tokens in trees and in separate rows", f"{summary}.")),
-        ("run", "layout", "examples", "responses", "pairs", "rows", "trees", "saved", "scored", "longest", "peak memory"),
+        (
+            "run",
+            "layout",
+            "examples",
+            "responses",
+            "pairs",
+            "rows",
+            "trees",
+            "saved",
+            "scored",
+            "longest",
+            "peak memory",
+        ),
         [_token_row(run) for run in planned],
     )
 
 
-def _curve_panel(columns: _Columns, runs: Sequence[Run], colours: Mapping[str, str]) -> Panel | None:
+def _curve_panel(
+    columns: _Columns, runs: Sequence[Run], colours: Mapping[str, str]
+) -> Panel | None:
     found = [
         (run, column, role)
         for run in runs
@@ -158,7 +177,9 @@ def _evaluation_panel(
     rows: list[list[str]] = []
     for run, found in group:
         span = interval(found.low, found.high, proportion=found.proportion)
-        share = f"{count(found.correct)} of {count(found.total)}" if found.correct is not None else "–"
+        share = (
+            f"{count(found.correct)} of {count(found.total)}" if found.correct is not None else "–"
+        )
         text = show_value(found) if found.low is None else f"{show_value(found)} ({span})"
         bars.append(Bar(run, colours[run], found.value, found.low, found.high, text))
         rows.append([run, show_value(found), span, share])
@@ -177,7 +198,10 @@ def _evaluation_panel(
 def _token_row(run: Run) -> list[str]:
     longest = run.plan.get("longest")
     tokens = number(longest, "tokens") if isinstance(longest, dict) else None
-    counts = [count(number(run.plan, key)) for key in ("examples", "responses", "pairs", "tokens_rows", "tokens_tree")]
+    counts = [
+        count(number(run.plan, key))
+        for key in ("examples", "responses", "pairs", "tokens_rows", "tokens_tree")
+    ]
     return [
         run.name,
         str(run.plan.get("layout") or "–"),

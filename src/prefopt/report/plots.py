@@ -73,7 +73,11 @@ class Bar(NamedTuple):
 
 
 def draw_curves(
-    lines: Sequence[Line], caption: Caption, *, scale: Literal["value", "percent"], rule: float | None = None
+    lines: Sequence[Line],
+    caption: Caption,
+    *,
+    scale: Literal["value", "percent"],
+    rule: float | None = None,
 ) -> str:
     """SVG of curves over optimiser steps: thin as logged, thick the moving average, dots for evaluations.
 
@@ -101,7 +105,13 @@ def draw_curves(
         if direct:
             _label_ends(axes, lines, averages)
         else:
-            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3, frameon=False, fontsize=8.5)
+            axes.legend(
+                loc="upper center",
+                bbox_to_anchor=(0.5, -0.16),
+                ncols=3,
+                frameon=False,
+                fontsize=8.5,
+            )
         return _svg(figure, caption)
 
 
@@ -120,10 +130,17 @@ def draw_bars(bars: Sequence[Bar], caption: Caption, *, proportion: bool) -> str
                 axes.plot([bar.low, bar.high], [place, place], "|", color=INK, markersize=9)
                 edge = max(edge, bar.high)
             axes.annotate(
-                bar.text, (edge, place), xytext=(9, 0), textcoords="offset points", va="center", color=INK
+                bar.text,
+                (edge, place),
+                xytext=(9, 0),
+                textcoords="offset points",
+                va="center",
+                color=INK,
             )
         _name_rows(axes, [bar.label for bar in bars])
-        reach = max([bar.value for bar in bars] + [bar.high for bar in bars if bar.high is not None])
+        reach = max(
+            [bar.value for bar in bars] + [bar.high for bar in bars if bar.high is not None]
+        )
         lowest = min([0.0] + [bar.value if bar.low is None else bar.low for bar in bars])
         axes.set_xlim(lowest, 1.0 if proportion else max(reach, 1e-9) * 1.1)
         if proportion:
@@ -193,7 +210,9 @@ def _width(letters: int) -> float:
 
 
 def _row_margins(labels: Sequence[str], texts: Sequence[str]) -> _Margins:
-    left, right = (max((len(_shortened(t, 64)) for t in group), default=0) for group in (labels, texts))
+    left, right = (
+        max((len(_shortened(t, 64)) for t in group), default=0) for group in (labels, texts)
+    )
     return _Margins(_width(min(left, LABEL_LENGTH)), _width(right) + 0.1, 0.3)
 
 
@@ -225,11 +244,15 @@ def _draw_line(axes: Axes, line: Line) -> FloatArray:
     average = smooth(line.series.values)
     thick = thin_out(Series(line.series.steps, average))
     axes.plot(*raw, color=line.colour, linewidth=0.7, alpha=0.35, zorder=2)
-    axes.plot(*thick, color=line.colour, linewidth=2, linestyle=style, label=line.label or None, zorder=3)
+    axes.plot(
+        *thick, color=line.colour, linewidth=2, linestyle=style, label=line.label or None, zorder=3
+    )
     return average
 
 
-def _limit(axes: Axes, lines: Sequence[Line], averages: Sequence[FloatArray], rule: float | None) -> None:
+def _limit(
+    axes: Axes, lines: Sequence[Line], averages: Sequence[FloatArray], rule: float | None
+) -> None:
     """Room for every average and for all but the most extreme hundredth of the logged values."""
     shown = [values[np.isfinite(values)] for values in averages]
     for line in lines:

@@ -46,7 +46,9 @@ def embed_svg(source: str, caption: Caption) -> str:
     svg = source[source.index("<svg") :].replace("xlink:href", "href")
     svg = re.sub(r"<(metadata|style)\b.*?</\1>", "", svg, flags=re.DOTALL)
     used = set(re.findall(r"(?:url\(#|href=\"#)([^)\"]+)", svg))
-    svg = re.sub(r' id="([^"]*)"', lambda m: f' id="{caption.name}-{m[1]}"' if m[1] in used else "", svg)
+    svg = re.sub(
+        r' id="([^"]*)"', lambda m: f' id="{caption.name}-{m[1]}"' if m[1] in used else "", svg
+    )
     svg = re.sub(r'(url\(#|href="#)', rf"\g<1>{caption.name}-", svg)
     svg = re.sub(r"#fe0[01][0-9a-f]{2}", lambda m: css_colour(m[0]), svg)
     svg = re.sub(r"font: [^;\"]*?([\d.]+px)[^;\"]*", r"font-size: \1", svg)

@@ -76,9 +76,7 @@ def verdict(runs: Sequence[Run], baseline: Run | None) -> list[str]:
     trained = [run for run in runs if run is not baseline and run.evaluation is not None]
     sentences = [_outcome(run, baseline) for run in trained]
     sentences.extend(_contest(trained))
-    sentences.extend(
-        _training(run) for run in runs if run.trained and run.evaluation is None
-    )
+    sentences.extend(_training(run) for run in runs if run.trained and run.evaluation is None)
     if not sentences and baseline is not None and baseline.evaluation is not None:
         sentences.append(f"{baseline.name}: {value_words(baseline.evaluation)}.")
     return sentences or ["None of these runs has been trained or evaluated yet."]
@@ -127,11 +125,19 @@ def _outcome(run: Run, baseline: Run | None) -> str:
     span = interval(after.low, after.high, proportion=after.proportion)
     shown = "" if after.low is None else f" (95% interval {span})"
     text = (
-        f"{run.name} {verb} {after.subject} from {show_value(before)} to {show_value(after)}{shown}: "
+        f"{run.name}{_effort(run)} {verb} {after.subject} from {show_value(before)} to {show_value(after)}{shown}: "
         f"{moved.words()}"
     )
     doubt = f", which {_evidence(after)} cannot tell from no change" if not moved.certain else ""
     return f"{text}{doubt}."
+
+
+def _effort(run: Run) -> str:
+    """` (360 pairs, 90 steps)`, as far as it is known."""
+    pairs, steps = number(run.plan, "pairs"), _last_step(run)
+    parts = [plural(pairs, "pair")] if pairs is not None else []
+    parts.extend([plural(steps, "step")] if steps is not None else [])
+    return f" ({', '.join(parts)})" if parts else ""
 
 
 def _contest(runs: Sequence[Run]) -> list[str]:
@@ -148,19 +154,27 @@ def _contest(runs: Sequence[Run]) -> list[str]:
     if gap is None or gap.low is None:
         return []
     if gap.certain:
-        return [f"{high_name} is above {low_name} by {gap.words()}."]
+        return [f"{high_name} ends above {low_name}: {gap.words()}."]
     names = f"{high_name} and {low_name}" if len(ranked) == 2 else f"The {len(ranked)} trained runs"
-    return [f"{names} are level: {gap.words()} between them is within the noise of {_evidence(highest)}."]
+    return [
+        f"{names} are level: {gap.words()} between them is within the noise of {_evidence(highest)}."
+    ]
 
 
 def _training(run: Run) -> str:
     loss, accuracy = (change(run.series.get(key)) for key in ("loss", "rewards/accuracies"))
     steps = _last_step(run)
-    facts = [f"{run.name} was trained for {plural(steps, 'step')}" if steps else f"{run.name} was trained"]
+    facts = [
+        f"{run.name} was trained for {plural(steps, 'step')}"
+        if steps
+        else f"{run.name} was trained"
+    ]
     if loss is not None:
         facts.append(f"loss went from {decimal(loss.start)} to {decimal(loss.end)}")
     if accuracy is not None:
-        facts.append(f"training pairs in the right order from {percent(accuracy.start)} to {percent(accuracy.end)}")
+        facts.append(
+            f"training pairs in the right order from {percent(accuracy.start)} to {percent(accuracy.end)}"
+        )
     return "; ".join(facts) + ". It has no evaluation, so nothing is said about held-out problems."
 
 

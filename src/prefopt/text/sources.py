@@ -1,0 +1,114 @@
+"""Preference data from files, folders and the hub: read, recognise columns, check, pair. No tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from prefopt.errors import RecordError
+from prefopt.ledger import Ledger
+from prefopt.records import Preference
+from prefopt.text.columns import Recognised, Shape, recognise
+from prefopt.text.files import RowSource, SourceRow, read_rows
+from prefopt.text.quality import QualityGate
+from prefopt.text.rows import ReadRow, read_row
+
+_NAMED = 3
+
+
+class LoadedData(NamedTuple):
+    """Records and how their columns were understood."""
+
+    preferences: list[Preference]
+    mapping: Mapping[str, str]
+    """column -> role; `meta` is kept but not trained on, `not used` is left out."""
+
+
+def load_preferences(
+    source: str | Path,
+    *,
+    split: str = "train",
+    columns: Mapping[str, str] | None = None,
+    ledger: Ledger,
+    pairing: str = "best_vs_rest",
+    limit: int | None = None,
+) -> LoadedData:
+    """The records of a file (.jsonl .json .csv .tsv .parquet), a folder saved by `datasets`, or a hub data set.
+
+    Columns are recognised once, from the first rows. Malformed rows (null, wrong type, impossible
+    conversation) stop with an error that names the first of them; poor rows (empty, identical, repeated) are
+    dropped and written into the ledger. The other rows enter it without a fate: `prepare` or
+    `Ledger.keep_undecided` decides.
+
+    Args:
+        source: path, or `owner/name` of a hub data set (only then the network is used).
+        split: split of a saved or hub data set.
+        columns: `{role: column}`, wins over recognised names.
+        ledger: receives every row.
+        pairing: how ranked and scored lists become pairs, see `pair_responses`.
+        limit: read only the first rows.
+
+    Raises:
+        StorageError: the source does not exist or cannot be read.
+        RecordError: nothing recognised, or malformed rows.
+        ConfigError: an unknown role or pairing.
+    """
+    rows = read_rows(source, split=split, limit=limit)
+    recognised = recognise(rows, columns)
+    read = _read_all(rows, recognised)
+    gate = QualityGate(ledger, pairing)
+    preferences: list[Preference] = []
+    for preference, notes in read:
+        id = ledger.enter(preference.id, origin=preference.origin)
+        for note in notes:
+            ledger.note(id, reason=note)
+        passed = gate.pass_on(replace(preference, id=id))
+        if passed is not None:
+            preferences.append(passed)
+    return LoadedData(preferences, _explain(rows, recognised))
+
+
+def _read_all(source: RowSource, recognised: Recognised) -> list[ReadRow]:
+    ids = _ids(source, recognised)
+    found: list[ReadRow] = []
+    faults: list[str] = []
+    for row, id in zip(source.rows, ids, strict=True):
+        try:
+            found.append(read_row(row, recognised, id=id, textual=source.textual))
+        except RecordError as error:
+            faults.append(str(error))
+    if len(faults) == 1:
+        raise RecordError(faults[0])
+    if faults:
+        more = f" | and {len(faults) - _NAMED} more" if len(faults) > _NAMED else ""
+        raise RecordError(
+            f"{source.name}: {len(faults)} of {len(source.rows)} rows are malformed: "
+            f"{' | '.join(faults[:_NAMED])}{more}"
+        )
+    return found
+
+
+def _ids(source: RowSource, recognised: Recognised) -> list[str]:
+    """The id column where it names every row differently, else `<file>:<row number>`."""
+    column = recognised.columns.get("id")
+    named = [] if column is None else [_id(row, column) for row in source.rows]
+    if named and "" not in named and len(set(named)) == len(named):
+        return named
+    return [f"{source.stem}:{number}" for number in range(1, len(source.rows) + 1)]
+
+
+def _id(row: SourceRow, column: str) -> str:
+    value = row.values.get(column)
+    return str(value) if isinstance(value, int | str) else ""
+
+
+def _explain(source: RowSource, recognised: Recognised) -> dict[str, str]:
+    mapping = dict(recognised.mapping)
+    column = recognised.columns.get("id")
+    if column is not None and recognised.shape is not Shape.NATIVE:
+        named = [_id(row, column) for row in source.rows]
+        if "" in named or len(set(named)) < len(named):
+            mapping[column] = "not used as id: values repeat or are missing"
+    return mapping
