@@ -32,9 +32,11 @@ def read_config(recipe: Path, overrides: Sequence[str]) -> RunConfig:
     """
     from prefopt.config import load_recipe, parse
     from prefopt.errors import ConfigError
-    from prefopt.methods.base import find_method, method_names
 
     raw = load_recipe(recipe, overrides)
+
+    from prefopt.methods.base import find_method, method_names  # after what needs no torch
+
     name = raw.get("method")
     where = raw.origins.get("method", raw.source)
     if not isinstance(name, str):

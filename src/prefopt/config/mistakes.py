@@ -186,7 +186,7 @@ def _hint(value: JsonValue, spec: Spec) -> str:
     if isinstance(value, bool | int | float) and types & {"string"}:
         return ": put it in quotes"
     if value == "" and "string" in types:
-        return " that is not empty" + (", or null" if "null" in types else "")
+        return ": it must not be empty"
     if value is None and "string" in types and not options[0].get("minLength"):
         return " (write '' for empty text)"
     return ""

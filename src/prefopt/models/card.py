@@ -33,24 +33,25 @@ _YEAR = re.compile(r"\b((?:19|20)\d\d)\b(?!\.\d)")
 class CardFacts:
     """Everything a model card says."""
 
-    title: str
-    """Name of the run or of the model."""
     method: str
     """`dpo`, `sft`, ...: also a tag."""
-    summary: str
-    """One sentence on the method."""
     paper: str
     """Authors, year and arXiv id, as in `Method.paper`."""
     bibtex: str = ""
     """Entry to cite; empty makes one out of `paper` with what that says."""
     base_model: str
     """Hub id or folder of the model training started from."""
+    title: str = ""
+    """Name of the model; empty makes one from base model and method."""
+    summary: str = ""
+    """One sentence on the method, as in `Method.summary`."""
     is_adapter: bool = False
     hub_model_id: str | None = None
     datasets: tuple[str, ...] = ()
-    """Hub ids or files."""
-    ledgers: Mapping[str, Mapping[str, JsonValue]] = field(default_factory=dict)
-    """Split to the ledger's JSON (`read`, `kept`, `cut`, `dropped`, `reasons`), as in `data-ledger.json`."""
+    """Hub ids; files are named by the ledgers."""
+    ledger: Mapping[str, JsonValue] = field(default_factory=dict)
+    """Of the training data: `Ledger.to_json()` (`source`, `read`, `kept`, `cut`, `dropped`, `reasons`)."""
+    eval_ledger: Mapping[str, JsonValue] | None = None
     settings: Mapping[str, JsonValue] = field(default_factory=dict)
     """Settings that differ from their defaults."""
     metrics: Mapping[str, float | int] = field(default_factory=dict)
@@ -58,11 +59,12 @@ class CardFacts:
     license: str | None = None
     """Identifier; left out of the card unless known."""
     versions: Mapping[str, str] | None = None
-    """Package versions; None looks them up."""
+    """Versions and machine, as in `env.json`; None looks the versions up."""
 
 
 class _LedgerRow(NamedTuple):
-    split: str
+    use: str
+    source: str
     read: str
     kept: str
     cut: str
@@ -94,20 +96,21 @@ def render_card(facts: CardFacts) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    ledgers = {"training": facts.ledger, "evaluation": facts.eval_ledger}
     versions = framework_versions() if facts.versions is None else facts.versions
     return environment.get_template("model_card.md.j2").render(
         front_matter=_front_matter(facts),
-        title=_text(facts.title),
+        title=_text(facts.title or f"{_public(facts.base_model)} after {facts.method}"),
         introduction=_introduction(facts),
         snippet=_snippet(facts),
         datasets=", ".join(_code(_public(name)) for name in facts.datasets),
-        ledgers=[_ledger_row(split, counts) for split, counts in facts.ledgers.items()],
+        ledgers=[_ledger_row(use, counts) for use, counts in ledgers.items() if counts],
         metrics=[(_code(name), _number(value)) for name, value in sorted(facts.metrics.items())],
         settings=[
             (_code(name), _code(_setting(value))) for name, value in sorted(facts.settings.items())
         ],
         versions=sorted((_text(name), _text(number)) for name, number in versions.items()),
-        citation=_text(f"Method: {facts.paper}."),
+        citation=_text(facts.paper),
         bibtex=facts.bibtex.strip() or bibtex_from_reference(facts.method, facts.paper),
     )
 
@@ -171,7 +174,8 @@ def _introduction(facts: CardFacts) -> str:
     base = f"[`{facts.base_model}`](https://huggingface.co/{facts.base_model})"
     if not _is_hub_id(facts.base_model):
         base = _code(_public(facts.base_model))
-    return f"{kind} trained from {base} with {_code(facts.method)}: {_text(facts.summary)}"
+    summary = f": {_text(facts.summary)}" if facts.summary else "."
+    return f"{kind} trained from {base} with {_code(facts.method)}{summary}"
 
 
 def _snippet(facts: CardFacts) -> str:
@@ -197,11 +201,12 @@ def _snippet(facts: CardFacts) -> str:
     )
 
 
-def _ledger_row(split: str, counts: Mapping[str, JsonValue]) -> _LedgerRow:
+def _ledger_row(use: str, counts: Mapping[str, JsonValue]) -> _LedgerRow:
     reasons = counts.get("reasons")
     named = reasons.items() if isinstance(reasons, dict) else ()
     return _LedgerRow(
-        split=_text(split),
+        use=use,
+        source=_code(_setting(counts.get("source"))),
         read=_setting(counts.get("read")),
         kept=_setting(counts.get("kept")),
         cut=_setting(counts.get("cut")),

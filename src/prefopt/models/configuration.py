@@ -12,7 +12,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from prefopt.errors import ModelError
-from prefopt.models.locate import ADAPTER_CONFIG, CONFIG, Located
+from prefopt.models.locate import ADAPTER_CONFIG, CONFIG, Located, locate
 from prefopt.models.quiet import quiet_transformers
 
 LOAD_ERRORS = (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError, AttributeError)
@@ -87,3 +87,26 @@ def read_object(folder: Path, file_name: str, name: str) -> dict[str, object]:
     if not isinstance(raw, dict):
         raise ModelError(f"{file} holds a {type(raw).__name__}, not a JSON object: copy it again")
     return cast("dict[str, object]", raw)
+
+
+def locate_base(adapter: Located) -> Located:
+    """The base model that an adapter's configuration names, looked for here, beside the adapter, on the hub.
+
+    Raises:
+        ModelError: the configuration is damaged or names none, or the base is nowhere to be found.
+    """
+    file = adapter.folder / ADAPTER_CONFIG
+    raw = read_object(adapter.folder, ADAPTER_CONFIG, adapter.name)
+    base, revision = raw.get("base_model_name_or_path"), raw.get("revision")
+    if not isinstance(base, str) or not base:
+        raise ModelError(f"{file} does not name its base model: set base_model_name_or_path there")
+    beside = adapter.folder / base
+    if beside.is_dir() and not Path(base).expanduser().is_dir():
+        return Located(beside, str(beside))
+    try:
+        return locate(base, revision=revision if isinstance(revision, str) else None)
+    except ModelError as error:
+        raise ModelError(
+            f"the base model of adapter {adapter.name} is missing: {error}; or correct "
+            f"base_model_name_or_path in {file}"
+        ) from error

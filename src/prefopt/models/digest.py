@@ -92,7 +92,7 @@ def _hash(tensor: Tensor) -> bytes:
             "a weight lies on the meta device and has no value: load the model before digesting it"
         )
     data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    return hashlib.sha256(memoryview(data.numpy())).digest()
+    return hashlib.sha256(data.numpy().data).digest()
 
 
 def _named_tensors(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
@@ -116,7 +116,7 @@ def _base_tensors(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, Te
 
 
 def _direct_tensors(module: nn.Module, prefix: str) -> Iterator[tuple[str, Tensor]]:
-    transient = module._non_persistent_buffers_set  # noqa: SLF001 - torch has no public reader
+    transient = module._non_persistent_buffers_set  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - torch has no public reader
     for name, parameter in module.named_parameters(recurse=False):
         yield prefix + name, parameter
     for name, buffer in module.named_buffers(recurse=False):

@@ -16,13 +16,14 @@ import torch
 from peft import PeftConfig, PeftModel
 from peft.utils import load_peft_weights
 from safetensors import SafetensorError
+from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from prefopt.errors import ConfigError, ModelError
-from prefopt.models.configuration import LOAD_ERRORS, load_config, read_object
+from prefopt.models.configuration import LOAD_ERRORS, load_config, locate_base
 from prefopt.models.digest import model_digest, weights_digest
 from prefopt.models.head import OutputHead
-from prefopt.models.locate import ADAPTER_CONFIG, CONFIG, Located, locate
+from prefopt.models.locate import ADAPTER_CONFIG, CONFIG, Located, first_line, locate
 from prefopt.models.lora import LoraSettings, add_lora
 from prefopt.models.parts import (
     adapter_disabled,
@@ -33,7 +34,7 @@ from prefopt.models.parts import (
     plain_model,
 )
 from prefopt.models.quiet import quiet_transformers
-from prefopt.models.tokenizer import first_line, has_tokenizer, load_tokenizer
+from prefopt.models.tokenizer import load_tokenizer
 from prefopt.models.weights import check_adapter_keys, load_weights, weight_files
 
 __all__ = [
@@ -100,19 +101,11 @@ def load_model(path: str | Path, settings: ModelSettings | None = None) -> Loade
     _check_settings(settings)
     located = locate(path, revision=settings.revision)
     is_adapter = (located.folder / ADAPTER_CONFIG).is_file()
-    model: PreTrainedModel | PeftModel
-    if is_adapter:
-        model, base = _load_adapter(located, settings)
-        own = has_tokenizer(located.folder)
-        tokenizer_source, revision = (located.folder, None) if own else (base.folder, None)
-    else:
-        model = _load_plain(located, settings)
-        tokenizer_source, revision = located.folder, None
-    if settings.tokenizer is not None:
-        tokenizer_source, revision = settings.tokenizer, settings.revision
+    load = _load_adapter if is_adapter else _load_plain
+    model = load(located, settings)
     tokenizer = load_tokenizer(
-        tokenizer_source,
-        revision=revision,
+        settings.tokenizer or located.folder,
+        revision=settings.revision,
         trust_remote_code=settings.trust_remote_code,
         chat_template=settings.chat_template,
     )
@@ -139,7 +132,7 @@ def _load_plain(located: Located, settings: ModelSettings) -> PreTrainedModel:
     weight_files(folder)
     try:
         with quiet_transformers():
-            loaded, info = AutoModelForCausalLM.from_pretrained(
+            loaded: object = AutoModelForCausalLM.from_pretrained(
                 folder,
                 config=config,
                 dtype="auto" if settings.dtype == "auto" else getattr(torch, settings.dtype),
@@ -155,8 +148,8 @@ def _load_plain(located: Located, settings: ModelSettings) -> PreTrainedModel:
         ) from error
     except LOAD_ERRORS as error:
         raise ModelError(_load_failure(name, settings, error)) from error
+    model, info = cast("tuple[PreTrainedModel, dict[str, object]]", loaded)
     _check_weights(name, info)
-    model = cast("PreTrainedModel", loaded)
     model.name_or_path = model.config.name_or_path = _lasting_name(located)
     return model.eval()
 
@@ -200,56 +193,35 @@ def _check_weights(name: str, info: dict[str, object]) -> None:
         )
 
 
-def _load_adapter(located: Located, settings: ModelSettings) -> tuple[PeftModel, Located]:
-    folder, name = located
-    raw = read_object(folder, ADAPTER_CONFIG, name)
-    base_name = raw.get("base_model_name_or_path")
-    if not isinstance(base_name, str) or not base_name:
-        raise ModelError(
-            f"{folder / ADAPTER_CONFIG} does not name its base model: set base_model_name_or_path there"
-        )
-    files = weight_files(folder, adapter=True)
-    base = _locate_base(located, base_name, raw.get("revision"))
+def _load_adapter(located: Located, settings: ModelSettings) -> PeftModel:
+    folder, name = str(located.folder), located.name
+    base = locate_base(located)
+    weight_files(located.folder, adapter=True)
     model = _load_plain(base, settings)
     try:
         with quiet_transformers():
-            config = PeftConfig.from_pretrained(str(folder))
-            if config.is_prompt_learning:
-                raise ModelError(
-                    f"adapter {name} is of type {raw.get('peft_type')}, whose virtual tokens cannot be packed: use LoRA"
-                )
+            config = PeftConfig.from_pretrained(folder)
+            _refuse_virtual_tokens(config, name)
             wrapped = PeftModel.from_pretrained(
-                model, str(folder), is_trainable=True, config=config, torch_device="cpu"
+                model, folder, is_trainable=True, config=config, torch_device="cpu"
             )
-            stored = load_peft_weights(str(folder), device="cpu")
+            stored = load_peft_weights(folder, device="cpu")
+    except ModelError:
+        raise
     except (*LOAD_ERRORS, SafetensorError) as error:
-        if isinstance(error, ModelError):
-            raise
+        detail = " ".join(str(error).split())[-200:].rstrip(".")
         raise ModelError(
-            f"adapter {name} does not fit its base model {base_name} ({_last_line(error)}): use the base model it "
-            "was trained on"
+            f"adapter {name} does not fit its base model {base.name} ({detail}): use the base model it was trained on"
         ) from error
-    logger.debug("adapter %s read from %s", name, files[0])
-    check_adapter_keys(stored, wrapped, folder)
-    return wrapped.eval(), base
+    check_adapter_keys(stored, wrapped, located.folder)
+    return wrapped.eval()
 
 
-def _last_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[-1] if lines else type(error).__name__)[:200].rstrip(".")
-
-
-def _locate_base(adapter: Located, base_name: str, revision: object) -> Located:
-    beside = adapter.folder / base_name
-    if beside.is_dir() and not Path(base_name).expanduser().is_dir():
-        return Located(beside, str(beside))
-    try:
-        return locate(base_name, revision=revision if isinstance(revision, str) else None)
-    except ModelError as error:
+def _refuse_virtual_tokens(config: PeftConfig, name: str) -> None:
+    if config.is_prompt_learning:
         raise ModelError(
-            f"the base model of adapter {adapter.name} is missing: {error}; or correct base_model_name_or_path in "
-            f"{adapter.folder / ADAPTER_CONFIG}"
-        ) from error
+            f"adapter {name} is of type {config.peft_type}, whose virtual tokens cannot be packed: use LoRA"
+        )
 
 
 def _check_vocabulary(
@@ -268,7 +240,7 @@ def _place(
     model: PreTrainedModel | PeftModel, device: str, name: str
 ) -> PreTrainedModel | PeftModel:
     try:
-        model.to(device)
+        cast("nn.Module", model).to(device)
     except torch.OutOfMemoryError as error:
         size = sum(p.numel() * p.element_size() for p in model.parameters()) / 2**30
         raise ModelError(

@@ -101,3 +101,10 @@ def _snapshot(name: str, revision: str | None, patterns: list[str]) -> Path:
     return Path(
         snapshot_download(name, revision=revision, allow_patterns=patterns, ignore_patterns=["*/*"])
     )
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, at most 200 characters, without its final full stop."""
+    lines = str(error).strip().splitlines()
+    text = lines[0].strip().rstrip(".:") if lines else ""
+    return (text or type(error).__name__)[:200]

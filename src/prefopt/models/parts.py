@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 import torch
@@ -15,6 +15,14 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from prefopt.errors import ModelError
 from prefopt.models.head import OutputHead
 
+_DROPOUTS = (
+    nn.Dropout,
+    nn.Dropout1d,
+    nn.Dropout2d,
+    nn.Dropout3d,
+    nn.AlphaDropout,
+    nn.FeatureAlphaDropout,
+)
 _SOFTCAPS = ("final_logit_softcapping", "logits_soft_cap")
 _RUNTIME_DROPOUTS = ("attention_dropout", "hidden_dropout")
 """Configuration fields that some models (Falcon) read in every forward pass."""
@@ -112,7 +120,7 @@ def _softcap(config: PreTrainedConfig) -> float | None:
 
 
 @contextmanager
-def adapter_disabled(model: PreTrainedModel | PeftModel) -> Iterator[None]:
+def adapter_disabled(model: PreTrainedModel | PeftModel) -> Generator[None]:
     """A context in which a PEFT model computes what its base model does; `requires_grad` is put back exactly.
 
     Raises:
@@ -135,7 +143,7 @@ def adapter_disabled(model: PreTrainedModel | PeftModel) -> Iterator[None]:
             layer.enable_adapters(enabled=True)
         model.requires_grad_(requires_grad=False)
         for parameter in trainable:
-            parameter.requires_grad_(requires_grad=True)
+            parameter.requires_grad = True
 
 
 def disable_dropout(model: nn.Module) -> None:
@@ -148,7 +156,7 @@ def disable_dropout(model: nn.Module) -> None:
     for name, module in model.named_modules():
         if "lora_dropout" in name:
             continue
-        if isinstance(module, nn.modules.dropout._DropoutNd):  # noqa: SLF001 - base class of all dropouts
+        if isinstance(module, _DROPOUTS):
             module.p = 0.0
         for field, value in list(vars(module).items()):
             if "drop" in field and type(value) is float:

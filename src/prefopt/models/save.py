@@ -5,13 +5,16 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-import httpx
 from huggingface_hub import HfApi, get_token
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,  # pyright: ignore[reportPrivateImportUsage] - the HTTP library behind it changes
+)
 from peft import PeftModel
 from safetensors import SafetensorError
 from torch import Tensor
@@ -153,7 +156,7 @@ def _swap(partial: Path, folder: Path, old: Path) -> None:
 
 
 @contextmanager
-def _readable_errors(folder: Path) -> Iterator[None]:
+def _readable_errors(folder: Path) -> Generator[None]:
     try:
         yield
     except StorageError:
@@ -172,7 +175,7 @@ def _readable_errors(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def push_model(folder: Path | str, *, hub_model_id: str, private: bool = True) -> str:
+def push_model(folder: Path | str, hub_model_id: str, *, private: bool = True) -> str:
     """The address of the hub repository that now holds the files of `folder`.
 
     Raises:
@@ -203,7 +206,7 @@ def push_model(folder: Path | str, *, hub_model_id: str, private: bool = True) -
                 f"hub_model_id {hub_model_id!r}: the hub token may not write there (HTTP {status}): {safe}"
             ) from error
         raise StorageError(_push_failure(hub_model_id, f"HTTP {status}", folder)) from error
-    except (httpx.HTTPError, OSError) as error:
+    except (HTTPError, OSError) as error:
         raise StorageError(_push_failure(hub_model_id, type(error).__name__, folder)) from error
     return str(repository)
 

@@ -10,7 +10,8 @@ from jinja2 import TemplateSyntaxError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from prefopt.errors import ConfigError, ModelError
-from prefopt.models.locate import Located, locate
+from prefopt.models.configuration import locate_base
+from prefopt.models.locate import ADAPTER_CONFIG, Located, first_line, locate
 from prefopt.models.quiet import quiet_transformers
 
 logger = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ def load_tokenizer(
         ModelError: there is no tokenizer, it is damaged or slow, or it has nothing to pad with.
         ConfigError: the template file is missing or is not valid jinja.
     """
-    located = locate(path, revision=revision)
+    located = _with_tokenizer(locate(path, revision=revision))
     tokenizer = _load(located, trust_remote_code=trust_remote_code)
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ModelError(
@@ -56,6 +57,13 @@ def load_tokenizer(
     _check_template(tokenizer, str(chat_template or located.name))
     _choose_pad(tokenizer, located.name)
     return tokenizer
+
+
+def _with_tokenizer(located: Located) -> Located:
+    """The folder itself, or the base model's if it is an adapter without tokenizer files."""
+    if has_tokenizer(located.folder) or not (located.folder / ADAPTER_CONFIG).is_file():
+        return located
+    return locate_base(located)
 
 
 def _load(located: Located, *, trust_remote_code: bool) -> PreTrainedTokenizerBase:
@@ -103,13 +111,6 @@ def _declared_class(folder: Path) -> str | None:
         return None
     declared = settings.get("tokenizer_class")
     return declared if isinstance(declared, str) else None
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, at most 200 characters, without its final full stop."""
-    lines = str(error).strip().splitlines()
-    text = lines[0].strip().rstrip(".:") if lines else ""
-    return (text or type(error).__name__)[:200]
 
 
 def _read_template(file: Path) -> str:

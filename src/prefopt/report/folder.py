@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from prefopt.errors import ConfigError, StorageError
-from prefopt.records import JsonValue
+from prefopt.values import JsonValue
 from prefopt.report.series import Series
 
 JsonObject = Mapping[str, JsonValue]

@@ -69,7 +69,7 @@ def _not_finite(run: Run) -> Remark | None:
                 "serious",
                 f"{column} is not finite",
                 f"{column} is not a finite number in {count(len(bad))} of {plural(len(series.values), 'line')}, "
-                f"first at step {count(series.steps[bad[0]])}.",
+                f"first at step {count(float(series.steps[int(bad[0])]))}.",
                 "Start again from the last checkpoint before that step with a lower learning rate, or with "
                 "float32 where the run used float16.",
             )

@@ -23,14 +23,14 @@ def decimal(value: float | None, *, signed: bool = False) -> str:
         text = f"{size:.{places}f}"
     else:
         text = f"{size:.2e}"
-    return _sign(value, signed and value != 0) + text
+    return _sign(value, signed=signed and value != 0) + text
 
 
 def percent(value: float | None, *, places: int = 1) -> str:
     """A fraction as a percentage, `0.8125` -> `81.2%`."""
     if value is None or not math.isfinite(value):
         return MISSING
-    return f"{_sign(value, False)}{abs(100 * value):.{places}f}%"
+    return f"{_sign(value)}{abs(100 * value):.{places}f}%"
 
 
 def interval(low: float | None, high: float | None, *, proportion: bool) -> str:
@@ -44,14 +44,14 @@ def interval(low: float | None, high: float | None, *, proportion: bool) -> str:
 
 def points(value: float) -> str:
     """A difference of two fractions in percentage points with its sign, `+3.8`."""
-    return f"{_sign(round(value, 3), True)}{abs(100 * value):.1f}"
+    return f"{_sign(round(value, 3), signed=True)}{abs(100 * value):.1f}"
 
 
 def count(value: float | None) -> str:
     """A whole number with commas between thousands."""
     if value is None or not math.isfinite(value):
         return MISSING
-    return f"{_sign(value, False)}{abs(value):,.0f}"
+    return f"{_sign(value)}{abs(value):,.0f}"
 
 
 def size(value: float | None) -> str:
@@ -71,7 +71,7 @@ def plural(number: float, noun: str) -> str:
     return f"{count(number)} {noun}{'' if number == 1 else 's'}"
 
 
-def _sign(value: float, signed: bool) -> str:
+def _sign(value: float, *, signed: bool = False) -> str:
     if value < 0:
         return MINUS
     return "+" if signed else ""

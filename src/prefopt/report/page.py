@@ -16,7 +16,7 @@ from typing import NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from prefopt.errors import StorageError
-from prefopt.records import JsonValue
+from prefopt.values import JsonValue
 from prefopt.report.folder import JsonObject, Run, read_runs
 from prefopt.report.health import Remark, examine
 from prefopt.report.numerals import MISSING, count, decimal, interval, percent

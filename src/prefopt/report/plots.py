@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
@@ -20,13 +20,14 @@ from prefopt.report.svg import GRID, INK, MUTED, Caption, embed_svg
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.typing import RcKeyType
 
 DIRECT_LABELS = 6
 """Up to so many lines are labelled at their end, more get a legend."""
 LABEL_LENGTH = 24
 WIDTH = 6.2
 """inches of 72 SVG units"""
-_STYLE: Mapping[str, object] = {
+_STYLE: dict[RcKeyType, object] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "prefopt",
     "svg.id": None,
@@ -89,7 +90,7 @@ def draw_curves(
     direct = len(labels) <= DIRECT_LABELS
     rows = 0 if direct else -(-len(labels) // 3)
     beside = max(map(len, labels), default=0) if direct else 0
-    with rc_context(dict(_STYLE)):
+    with rc_context(_STYLE):
         margins = _Margins(left=0.62, right=_width(beside), bottom=0.5 + 0.2 * rows)
         figure, axes = _figure(WIDTH, 3.0 + 0.2 * rows, margins)
         averages = [_draw_line(axes, line) for line in lines]
@@ -119,7 +120,7 @@ def draw_bars(bars: Sequence[Bar], caption: Caption, *, proportion: bool) -> str
     """SVG of horizontal bars from zero with 95% intervals and the numbers beside them."""
     from matplotlib import rc_context
 
-    with rc_context(dict(_STYLE)):
+    with rc_context(_STYLE):
         margins = _row_margins([bar.label for bar in bars], [bar.text for bar in bars])
         figure, axes = _figure(2 * WIDTH, 0.4 + 0.5 * len(bars), margins)
         for place, bar in enumerate(bars):
@@ -152,7 +153,7 @@ def draw_tokens(rows: Sequence[tuple[str, str, float, float]], caption: Caption)
     """SVG that sets tokens stored in trees against separate rows, for each `(label, colour, rows, trees)`."""
     from matplotlib import rc_context
 
-    with rc_context(dict(_STYLE)):
+    with rc_context(_STYLE):
         texts = [
             f"{percent(1 - tree / separate)} saved: {count(tree)} instead of {count(separate)}"
             for _, _, separate, tree in rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -95,7 +96,7 @@ def thin_out(series: Series, *, limit: int = PLOTTED_POINTS) -> Series:
         return Series(series.steps, values)
     kept: list[int] = []
     edges = np.linspace(0, len(values), limit // 2 + 1).astype(int)
-    for begin, end in zip(edges[:-1], edges[1:], strict=True):
+    for begin, end in pairwise(edges):
         stretch = values[begin:end]
         if np.isnan(stretch).all():
             kept.append(int(begin))

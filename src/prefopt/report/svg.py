@@ -37,7 +37,7 @@ def css_colour(colour: str) -> str:
 
 
 def embed_svg(source: str, caption: Caption) -> str:
-    """matplotlib's SVG file as an element for an HTML page.
+    """The SVG file that matplotlib wrote, as an element for an HTML page.
 
     Drops the XML header, the document type and the metadata (they name addresses), ids that nothing refers to
     and the fixed size; prefixes the other ids with `caption.name`; puts title and description first; replaces

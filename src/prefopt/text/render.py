@@ -1,0 +1,215 @@
+"""Records as texts: prompt, prefix, response and what ends it, with the character ranges that are scored.
+
+String prompts are used as they are, conversations go through the chat template. Every text is what the model
+would have had to write itself after the prompt, so training and generation see the same characters.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+from prefopt.errors import RecordError
+from prefopt.records import Message, Preference, Response
+from prefopt.text.template import AnswerFrame, ChatTemplate, end_token
+from prefopt.text.tokens import RenderedResponse, Span, Tokenizer, TokenSequence, encode, tokenize
+
+__all__ = [
+    "RenderSettings",
+    "RenderedResponse",
+    "Span",
+    "TokenSequence",
+    "encode",
+    "is_glued",
+    "render",
+    "render_prompt",
+    "tokenize",
+]
+
+HEADER_KEPT = "the chat template writes a block before answers that generation does not; it is context"
+GLUED = (
+    "prompt ends in a letter or digit and a response starts with one, without a space; "
+    "set response_separator"
+)
+
+
+class RenderSettings(NamedTuple):
+    """How records become text."""
+
+    prompt_format: Literal["auto", "chat", "text"] = "auto"
+    """`auto`: strings stay text, conversations go through the template; `chat`: a string is one user message;
+    `text`: conversations are refused."""
+    separator: str = ""
+    """Between a string prompt and what follows it."""
+    chat_template: str | None = None
+    """A template in place of the tokenizer's own: its text, not its path."""
+
+
+def render(
+    preference: Preference, tokenizer: Tokenizer, settings: RenderSettings
+) -> list[RenderedResponse]:
+    """The text of each response with its prompt.
+
+    Text: `prompt + separator + prefix + response + eos_token`. Conversation: the chat template with its
+    generation prompt, then `prefix + response +` what the template ends a turn with. What ends a response is
+    left out where `ends` is false, and never written twice. Turns are rendered by the template as a whole;
+    the assistant messages with `train` are scored, each with its end-of-turn token, other messages never.
+
+    Raises:
+        RecordError: the record does not fit the format, or the template is not append-only.
+        ModelError: no chat template, or no EOS token, where one is needed.
+    """
+    where = preference.origin or f"record '{preference.id}'"
+    prompt = _conversation(preference, settings, where)
+    if isinstance(prompt, str):
+        return _render_text(preference, prompt, tokenizer, settings, where)
+    template = ChatTemplate(tokenizer, settings.chat_template, preference.meta, where)
+    frame = template.frame(prompt)
+    opening = _opening(frame, preference)
+    notes = (HEADER_KEPT,) if frame.header.strip() and opening == frame.prompt + frame.header else ()
+    found: list[RenderedResponse] = []
+    for response in preference.responses:
+        if response.turns:
+            rendered = _render_turns(prompt, response, preference, template, frame)
+        else:
+            context = opening + preference.prefix
+            rendered = _finish(context, response, frame.end, special=True)
+        found.append(rendered._replace(notes=notes))
+    return found
+
+
+def render_prompt(preference: Preference, tokenizer: Tokenizer, settings: RenderSettings) -> str:
+    """The text that a model continues when it is asked for a response: prompt and prefix.
+
+    Raises:
+        RecordError, ModelError: as `render`.
+    """
+    where = preference.origin or f"record '{preference.id}'"
+    prompt = _conversation(preference, settings, where)
+    if isinstance(prompt, str):
+        return _text_prompt(prompt, settings) + preference.prefix
+    template = ChatTemplate(tokenizer, settings.chat_template, preference.meta, where)
+    return template.render(prompt, ask=True) + preference.prefix
+
+
+def is_glued(preference: Preference, settings: RenderSettings) -> bool:
+    """Whether a text prompt and a response meet without white space between two letters or digits."""
+    if not isinstance(preference.prompt, str) or settings.prompt_format == "chat":
+        return False
+    before = (_text_prompt(preference.prompt, settings) + preference.prefix)[-1:]
+    return before.isalnum() and any(r.text[:1].isalnum() for r in preference.responses)
+
+
+def _conversation(
+    preference: Preference, settings: RenderSettings, where: str
+) -> str | tuple[Message, ...]:
+    """The prompt as it is rendered: text, or messages for the template."""
+    prompt = preference.prompt
+    if isinstance(prompt, str):
+        if settings.prompt_format == "chat":
+            return (Message("user", prompt),)
+        if any(response.turns for response in preference.responses):
+            raise RecordError(
+                f"{where}: responses have turns but the prompt is plain text; set prompt_format: chat"
+            )
+    elif settings.prompt_format == "text":
+        raise RecordError(
+            f"{where}: the prompt is a conversation, which prompt_format: text cannot write; "
+            "use auto or chat, or give prompts as plain text"
+        )
+    return prompt
+
+
+def _text_prompt(prompt: str, settings: RenderSettings) -> str:
+    return prompt + settings.separator if prompt else ""
+
+
+def _render_text(
+    preference: Preference,
+    prompt: str,
+    tokenizer: Tokenizer,
+    settings: RenderSettings,
+    where: str,
+) -> list[RenderedResponse]:
+    ends = any(response.ends for response in preference.responses)
+    eos = end_token(tokenizer, where) if ends else ""
+    context = _text_prompt(prompt, settings) + preference.prefix
+    return [_finish(context, response, eos, special=False) for response in preference.responses]
+
+
+def _finish(context: str, response: Response, end: str, *, special: bool) -> RenderedResponse:
+    """Context, response and its end, which is not written again where the data has it already."""
+    ended = not response.ends or response.text.rstrip().endswith(end.strip())
+    text = context + response.text + ("" if ended else end)
+    return RenderedResponse(text, (Span(len(context), len(text), 0),), special, len(context))
+
+
+def _opening(frame: AnswerFrame, preference: Preference) -> str:
+    """Prompt text and header, unless a response (or the prefix) writes that header itself."""
+    header = frame.header.split()
+    written = [preference.prefix, *(response.text for response in preference.responses)]
+    if any(word in text for word in header for text in written):
+        return frame.prompt
+    return frame.prompt + frame.header
+
+
+def _render_turns(
+    prompt: tuple[Message, ...],
+    response: Response,
+    preference: Preference,
+    template: ChatTemplate,
+    frame: AnswerFrame,
+) -> RenderedResponse:
+    """A response of several messages, rendered as far as each of them to find where it lies."""
+    if preference.prefix:
+        raise RecordError(f"{template.where}: a prefix cannot be continued by turns; remove one of them")
+    messages = list(prompt)
+    text = frame.prompt
+    spans: list[Span] = []
+    turn = 0
+    for message in response.turns:
+        asks = message.role == "assistant"
+        start = template.render(messages, ask=True) if asks else text
+        messages.append(message)
+        longer = template.render(messages, ask=False)
+        template.require_prefix(start, longer, f"message {len(messages)} rewrites what precedes it")
+        template.require_prefix(text, longer, f"message {len(messages)} rewrites what precedes it")
+        if asks:
+            span = _turn_span(longer, len(start), turn, template, frame)
+            turn += 1
+            if message.train:
+                spans.append(span)
+        text = longer
+    return _close_turns(text, spans, response, template, frame)
+
+
+def _turn_span(
+    text: str, start: int, turn: int, template: ChatTemplate, frame: AnswerFrame
+) -> Span:
+    """Range of one assistant message in `text`, which ends with it: header out, end-of-turn token in."""
+    if frame.header and text.startswith(frame.header, start):
+        start += len(frame.header)
+    mark = template.last_special(text[start:])
+    return Span(start, start + mark.end() if mark else len(text.rstrip()), turn)
+
+
+def _close_turns(
+    text: str,
+    spans: list[Span],
+    response: Response,
+    template: ChatTemplate,
+    frame: AnswerFrame,
+) -> RenderedResponse:
+    """Cut the text after its last turn, with or without the token that ends it."""
+    first = len(frame.prompt)
+    mark = template.last_special(text[first:])
+    end = first + mark.end() if mark else len(text.rstrip())
+    if not response.ends and mark:
+        end = first + mark.start()
+    text = text[:end]
+    if response.ends and not mark:
+        text += frame.end
+    closed = [s._replace(end=min(s.end, len(text))) for s in spans]
+    if closed and not mark and response.ends and response.turns[-1].train:
+        closed[-1] = closed[-1]._replace(end=len(text))
+    context = closed[0].start if closed and closed[0].turn == 0 else first
+    return RenderedResponse(text, tuple(closed), True, context)
