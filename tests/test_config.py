@@ -179,7 +179,10 @@ def test_each_mistake_is_one_line_with_its_place(recipe, text, expected):
         ("beta", "command line: 'beta' is no override: write key=value or key.sub=value"),
         ("=3", "command line: '=3' is no override"),
         ("a..b=3", "command line: 'a..b=3' is no override"),
-        ("train_file.x=3", "command line: 'train_file.x=3': train_file is 'pairs.jsonl', which has no keys"),
+        (
+            "train_file.x=3",
+            "command line: 'train_file.x=3': train_file is 'pairs.jsonl', which has no keys",
+        ),
     ],
 )
 def test_mistakes_in_overrides_are_located_there(recipe, override, expected):
@@ -202,7 +205,9 @@ def test_all_mistakes_are_listed_in_the_order_of_the_file(recipe):
 
 def test_no_data_is_a_mistake_unless_the_method_builds_its_own(recipe):
     path = recipe("method: dpo\nmodel_name_or_path: m\n")
-    with pytest.raises(ConfigError, match=r"^r\.yaml: no training data: set train_file .* or dataset_name"):
+    with pytest.raises(
+        ConfigError, match=r"^r\.yaml: no training data: set train_file .* or dataset_name"
+    ):
         parse(load_recipe(path), RunConfig)
     assert parse(load_recipe(path), BuildingConfig).train_file is None
 
@@ -231,14 +236,18 @@ def test_binary_file_is_no_recipe(tmp_path):
 
 def test_missing_recipe_names_the_nearest_file(recipe):
     recipe(VALID, name="dpo.yaml")
-    with pytest.raises(StorageError, match=r"^dpo\.yml: no such recipe; did you mean 'dpo\.yaml'\?$"):
+    with pytest.raises(
+        StorageError, match=r"^dpo\.yml: no such recipe; did you mean 'dpo\.yaml'\?$"
+    ):
         load_recipe("dpo.yml")
 
 
 def test_run_folder_as_recipe_names_the_file_inside(recipe, tmp_path):
     (tmp_path / "run").mkdir()
     recipe(VALID, name="run/run.yaml")
-    with pytest.raises(StorageError, match=r"^run: a folder, not a recipe; did you mean 'run/run\.yaml'\?$"):
+    with pytest.raises(
+        StorageError, match=r"^run: a folder, not a recipe; did you mean 'run/run\.yaml'\?$"
+    ):
         load_recipe("run")
 
 
@@ -273,7 +282,9 @@ def test_written_recipes_mean_the_same_to_readers_of_yaml_1_1(recipe):
 
 def test_unwritable_place_is_a_storage_error(recipe):
     config = read(recipe, "")
-    with pytest.raises(StorageError, match=r"^missing/run\.yaml: cannot write the recipe: No such file"):
+    with pytest.raises(
+        StorageError, match=r"^missing/run\.yaml: cannot write the recipe: No such file"
+    ):
         write_recipe(config, "missing/run.yaml")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -126,7 +126,7 @@ def make_config(family: Family, *, vocab_size: int, **overrides: Any) -> PreTrai
     known = {
         names.get(field, field): value for field, value in fields.items() if value is not _ABSENT
     }
-    return kind(**known)
+    return kind(**cast("dict[str, Any]", known))
 
 
 @contextmanager
@@ -157,7 +157,8 @@ def make_model_folder(
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
-    config = make_config(family, **{"vocab_size": len(tokenizer), **special, **overrides})
+    fields = {"vocab_size": len(tokenizer), **special, **overrides}
+    config = make_config(family, **cast("dict[str, Any]", fields))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)

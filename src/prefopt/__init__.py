@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from prefopt.errors import PrefoptError
     from prefopt.generate.base import Generator
     from prefopt.ledger import Ledger
-    from prefopt.methods.base import Method, find_method, method_names
+    from prefopt.methods.base import find_method, method_names
     from prefopt.models.scorer import Scorer
     from prefopt.objectives import dpo
     from prefopt.pack.batch import Example, PackedBatch, collate
@@ -30,8 +30,12 @@ if TYPE_CHECKING:
         write_preferences,
     )
     from prefopt.report.page import write_report
+    from prefopt.runs.method import Method
+    from prefopt.runs.train import run_training
     from prefopt.text.sources import load_preferences
     from prefopt.worlds.arithmetic import ArithmeticWorld
+
+    __version__: str
 
 __all__ = [
     "ArithmeticWorld",
@@ -60,6 +64,7 @@ __all__ = [
     "parse",
     "prepare",
     "read_preferences",
+    "run_training",
     "write_preferences",
     "write_recipe",
     "write_report",
@@ -70,7 +75,7 @@ _HOMES = {
     "prefopt.errors": ("PrefoptError",),
     "prefopt.generate.base": ("Generator",),
     "prefopt.ledger": ("Ledger",),
-    "prefopt.methods.base": ("Method", "find_method", "method_names"),
+    "prefopt.methods.base": ("find_method", "method_names"),
     "prefopt.models.scorer": ("Scorer",),
     "prefopt.objectives": ("dpo",),
     "prefopt.pack.batch": ("Example", "PackedBatch", "collate"),
@@ -85,6 +90,8 @@ _HOMES = {
         "write_preferences",
     ),
     "prefopt.report.page": ("write_report",),
+    "prefopt.runs.method": ("Method",),
+    "prefopt.runs.train": ("run_training",),
     "prefopt.text.sources": ("load_preferences",),
     "prefopt.worlds.arithmetic": ("ArithmeticWorld",),
 }

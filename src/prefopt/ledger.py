@@ -39,47 +39,47 @@ class Ledger:
         self._rows: dict[str, _Row] = {}
         self._repeats: Counter[str] = Counter()
 
-    def enter(self, id: str, *, origin: str = "") -> str:
-        """The id under which the row is counted: `id`, or `id#2`, `id#3`, ... when it is taken."""
-        name = id
+    def enter(self, row_id: str, *, origin: str = "") -> str:
+        """The row_id under which the row is counted: `row_id`, or `row_id#2`, `row_id#3`, ... when it is taken."""
+        name = row_id
         while name in self._rows:
-            self._repeats[id] += 1
-            name = f"{id}#{self._repeats[id] + 1}"
+            self._repeats[row_id] += 1
+            name = f"{row_id}#{self._repeats[row_id] + 1}"
         self._rows[name] = _Row(origin)
         return name
 
-    def keep(self, id: str) -> None:
+    def keep(self, row_id: str) -> None:
         """Record that the row is used whole."""
-        self._decide(id, "kept", reason="", tokens=0)
+        self._decide(row_id, "kept", reason="", tokens=0)
 
-    def cut(self, id: str, *, tokens: int, reason: str) -> None:
+    def cut(self, row_id: str, *, tokens: int, reason: str) -> None:
         """Record that the row is used without `tokens` of its tokens."""
-        self._decide(id, "cut", reason=reason, tokens=tokens)
+        self._decide(row_id, "cut", reason=reason, tokens=tokens)
 
-    def drop(self, id: str, *, reason: str) -> None:
+    def drop(self, row_id: str, *, reason: str) -> None:
         """Record that the row is not used."""
-        self._decide(id, "dropped", reason=reason, tokens=0)
+        self._decide(row_id, "dropped", reason=reason, tokens=0)
 
-    def note(self, id: str, *, reason: str) -> None:
+    def note(self, row_id: str, *, reason: str) -> None:
         """Record a remark about the row that changes no fate; the same remark counts once a row."""
-        if id not in self._rows:
-            self.enter(id)
-        if reason not in self._rows[id].notes:
-            self._rows[id].notes.append(reason)
+        if row_id not in self._rows:
+            self.enter(row_id)
+        if reason not in self._rows[row_id].notes:
+            self._rows[row_id].notes.append(reason)
 
     def keep_undecided(self) -> None:
         """Keep every row without a fate: for readers that look at no tokens."""
-        for id, row in self._rows.items():
+        for row_id, row in self._rows.items():
             if row.fate is None:
-                self.keep(id)
+                self.keep(row_id)
 
-    def _decide(self, id: str, fate: Fate, *, reason: str, tokens: int) -> None:
-        if id not in self._rows:
-            self.enter(id)
-        row = self._rows[id]
+    def _decide(self, row_id: str, fate: Fate, *, reason: str, tokens: int) -> None:
+        if row_id not in self._rows:
+            self.enter(row_id)
+        row = self._rows[row_id]
         if row.fate is not None:
             raise ValueError(
-                f"row '{id}' of {self.source} is {row.fate} already, it cannot be {fate}"
+                f"row '{row_id}' of {self.source} is {row.fate} already, it cannot be {fate}"
             )
         row.fate, row.reason, row.tokens = fate, reason, tokens
 
@@ -118,13 +118,15 @@ class Ledger:
             Counter(note for row in self._rows.values() for note in row.notes).most_common()
         )
 
-    def enforce(self, strict: bool) -> None:
+    def enforce(self, *, strict: bool) -> None:
         """Nothing, unless `strict` and a row was cut or dropped: then `RecordError` names the first ones."""
-        lost = [(id, row) for id, row in self._rows.items() if row.fate in ("cut", "dropped")]
+        lost = [
+            (row_id, row) for row_id, row in self._rows.items() if row.fate in ("cut", "dropped")
+        ]
         if not strict or not lost:
             return
         first = "; ".join(
-            f"{row.origin or id} {row.fate} ({row.reason})" for id, row in lost[:_NAMED]
+            f"{row.origin or row_id} {row.fate} ({row.reason})" for row_id, row in lost[:_NAMED]
         )
         more = f" and {len(lost) - _NAMED} more" if len(lost) > _NAMED else ""
         raise RecordError(
@@ -149,20 +151,20 @@ class Ledger:
             "notes": dict(self.notes),
             "rows": [
                 {
-                    "id": id,
+                    "id": row_id,
                     "origin": row.origin,
                     "fate": row.fate,
                     "reason": row.reason,
                     "tokens": row.tokens,
                     "notes": list(row.notes),
                 }
-                for id, row in self._rows.items()
+                for row_id, row in self._rows.items()
                 if row.fate != "kept" or row.notes
             ],
         }
 
     def _settled(self) -> None:
-        undecided = [id for id, row in self._rows.items() if row.fate is None]
+        undecided = [row_id for row_id, row in self._rows.items() if row.fate is None]
         if undecided:
             raise RuntimeError(
                 f"{len(undecided)} rows of {self.source} have no fate, first '{undecided[0]}': "
@@ -176,17 +178,18 @@ class Ledger:
             RuntimeError: a row has no fate.
         """
         self._settled()
-        lines = [
-            f"{self.source}: {self.read} rows read = {self.kept_count} kept "
-            f"+ {self.cut_count} cut + {self.dropped_count} dropped"
-        ]
+        balance = (
+            f"{self.read} rows read = {self.kept_count} kept + {self.cut_count} cut "
+            f"+ {self.dropped_count} dropped"
+        )
+        lines = [f"{self.source}: {balance}"]
         for reason, count in self.reasons.items():
-            rows = [(id, row) for id, row in self._rows.items() if row.reason == reason]
+            rows = [(row_id, row) for row_id, row in self._rows.items() if row.reason == reason]
             tokens = sum(row.tokens for _, row in rows)
             lost = f", {tokens} tokens" if tokens else ""
             lines.append(f"  {rows[0][1].fate} {count}{lost}: {reason} ({_name(rows)})")
         for note, count in self.notes.items():
-            rows = [(id, row) for id, row in self._rows.items() if note in row.notes]
+            rows = [(row_id, row) for row_id, row in self._rows.items() if note in row.notes]
             lines.append(f"  note {count}: {note} ({_name(rows)})")
         return lines
 
@@ -212,5 +215,10 @@ class Ledger:
 
 
 def _name(rows: list[tuple[str, _Row]]) -> str:
-    shown = ", ".join(row.origin or id for id, row in rows[:_NAMED])
+    shown = ", ".join(_short(row.origin or row_id) for row_id, row in rows[:_NAMED])
     return f"{shown}, ..." if len(rows) > _NAMED else shown
+
+
+def _short(origin: str) -> str:
+    """`file:line` without folders: the summary's first line has the path."""
+    return origin.rsplit("/", 1)[-1]

@@ -217,14 +217,16 @@ def read_message(value: JsonValue, name: str, origin: str) -> Message:
     extra.pop(role_key)
     return Message(
         role=ROLES[role.lower()],
-        content=_read_content(content, f"{name}.{content_key}", origin, "tool_calls" in extra),
+        content=_read_content(
+            content, f"{name}.{content_key}", origin, silent="tool_calls" in extra
+        ),
         train=_read_train(extra, name, origin),
         extra=extra,
     )
 
 
-def _read_content(value: JsonValue, name: str, origin: str, calls_tools: bool) -> str:
-    if value is None and calls_tools:
+def _read_content(value: JsonValue, name: str, origin: str, *, silent: bool) -> str:
+    if value is None and silent:
         return ""
     if not isinstance(value, list):
         return read_text(value, name, origin)
@@ -277,9 +279,9 @@ def _read_pair(value: JsonValue, name: str, origin: str) -> Pair:
 
 
 def _read_index(value: JsonValue, name: str, origin: str) -> int:
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
-    refuse(value, name, origin, "give the position of a response, from 0")
+    if not isinstance(value, int) or isinstance(value, bool):
+        refuse(value, name, origin, "give the position of a response, from 0")
+    return value
 
 
 def read_preferences(path: str | Path) -> list[Preference]:

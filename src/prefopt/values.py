@@ -8,7 +8,7 @@ from typing import NoReturn, TypeAlias
 
 from prefopt.errors import RecordError
 
-JsonValue: TypeAlias = "None | bool | int | float | str | list[JsonValue] | dict[str, JsonValue]"
+JsonValue: TypeAlias = "bool | int | float | str | list[JsonValue] | dict[str, JsonValue] | None"
 
 _SHOWN = 40
 

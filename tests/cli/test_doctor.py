@@ -65,8 +65,6 @@ def test_doctor_finds_this_installation_in_order(capsys):
 
 @pytest.mark.slow
 def test_doctor_fails_when_the_cache_cannot_be_written(tmp_path, monkeypatch, capsys):
-    blocked = tmp_path / "file"
-    blocked.touch(mode=0o444)
     monkeypatch.setattr("os.access", lambda path, mode: False)  # root may write anywhere
     monkeypatch.setenv("PREFOPT_HOME", str(tmp_path))
     assert main(["doctor"]) == 1

@@ -28,14 +28,18 @@ for verb in {verb_names()}:
 heavy = {{"torch", "transformers", "pydantic", "numpy", "rich", "datasets"}} & set(sys.modules)
 print("heavy", sorted(heavy))
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
     assert done.stdout.splitlines()[-1] == "heavy []"
 
 
 def test_overview_lists_every_verb_with_one_line(capsys):
     assert main([]) == 0
     lines = capsys.readouterr().out.splitlines()
-    listed = [line.split()[0] for line in lines[lines.index("verbs:") + 1 :] if line.startswith("  ")]
+    listed = [
+        line.split()[0] for line in lines[lines.index("verbs:") + 1 :] if line.startswith("  ")
+    ]
     assert listed == verb_names()
     assert {"doctor", "methods", "plan", "report", "train"} <= set(listed)
     assert all(len(line) <= 100 for line in lines)
@@ -91,8 +95,16 @@ def test_what_a_user_can_repair_is_one_line_and_exit_code_2(words, expected, cap
         ("model_name_or_path: m\n", [], "r.yaml: key 'method' is missing; set one of dpo"),
         ("method: 3\n", [], "r.yaml:1: key 'method' is 3; set one of dpo"),
         ("seed: 1\nmethod: dop\n", [], "r.yaml:2: unknown method 'dop': did you mean 'dpo'?"),
-        ("method: dpo\n", ["method=sfft"], "command line: unknown method 'sfft': did you mean 'sft'?"),
-        ("method: dpo\nmodel_name_or_path: m\ntrain_file: f\n", ["beta=0"], "command line: beta is 0"),
+        (
+            "method: dpo\n",
+            ["method=sfft"],
+            "command line: unknown method 'sfft': did you mean 'sft'?",
+        ),
+        (
+            "method: dpo\nmodel_name_or_path: m\ntrain_file: f\n",
+            ["beta=0"],
+            "command line: beta is 0",
+        ),
         ("method: dpo\nlr: 1\n", [], "r.yaml: 2 mistakes\n  r.yaml:2: unknown key 'lr'"),
         ("method: [dpo\n", [], "r.yaml:2: not valid YAML"),
     ],
@@ -148,16 +160,20 @@ def test_launches_of_many_processes_print_an_error_once_per_machine(
 def test_interrupt_is_exit_code_130_without_traceback(tmp_path):
     recipe = tmp_path / "recipe.yaml"
     os.mkfifo(recipe)
-    with subprocess.Popen([*COMMAND, "plan", recipe], stderr=subprocess.PIPE, text=True) as process:
-        with recipe.open("w"):  # returns when the command has begun to read
-            process.send_signal(signal.SIGINT)
-            _, stderr = process.communicate(timeout=30)
+    with (
+        subprocess.Popen([*COMMAND, "plan", recipe], stderr=subprocess.PIPE, text=True) as process,
+        recipe.open("w"),  # returns when the command has begun to read
+    ):
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=30)
     assert (process.returncode, stderr) == (130, "interrupted\n")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pipes break differently there")
 def test_closed_pipe_is_quiet():
-    with subprocess.Popen([*COMMAND, "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        [*COMMAND, "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
         assert process.stdout is not None
         process.stdout.close()
         assert process.stderr is not None
@@ -168,7 +184,8 @@ def test_closed_pipe_is_quiet():
 def test_plan_is_shown_in_words():
     plan = json.loads(
         '{"layout": "tree", "steps": 12, "pairs": 1200, "tokens_rows": 4000, "tokens_tree": 3000,'
-        ' "longest": {"id": "a:7", "tokens": 1024}, "peak_memory_bytes": 1610612736}'
+        ' "longest": {"id": "a:7", "tokens": 1024}, "peak_memory_bytes": 1610612736,'
+        ' "memory": {"weights": 536870912, "activations": 1073741824}}'
     )
     assert plan_lines(plan) == [
         ("layout", "tree"),
@@ -179,6 +196,8 @@ def test_plan_is_shown_in_words():
         ("saved by sharing", "25.0%"),
         ("longest record", "1,024 tokens (a:7)"),
         ("peak memory, estimated", "1.50 GiB per process"),
+        ("  weights", "512.0 MiB"),
+        ("  activations", "1.00 GiB"),
     ]
 
 

@@ -138,7 +138,9 @@ def _parse(parser: VerbParser, words: list[str]) -> argparse.Namespace:
     """The arguments, options and positionals in any order: `train recipe.yaml --resume seed=1`."""
     try:
         return parser.parse_intermixed_args(words)
-    except TypeError:  # argparse cannot mix them where verbs follow, as in `data check`, and says so first
+    except (
+        TypeError
+    ):  # argparse cannot mix them where verbs follow, as in `data check`, and says so first
         return parser.parse_args(words)
 
 

@@ -10,8 +10,6 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Mapping
 
-    from prefopt.records import JsonValue
-
 NAME = "plan"
 HELP = """\
 Show what a recipe would do, without training.
@@ -32,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from prefopt.methods.run import plan
+    from prefopt.methods.base import plan
 
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     for name, value in plan_lines(plan(config)):
@@ -41,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def plan_lines(plan: Mapping[str, JsonValue]) -> list[tuple[str, str]]:
+def plan_lines(plan: Mapping[str, object]) -> list[tuple[str, str]]:
     """The plan for people, (what, how much); keys as in `plan.json`, absent ones are left out."""
     lines: list[tuple[str, str]] = []
     for key, name in (
@@ -66,11 +64,22 @@ def plan_lines(plan: Mapping[str, JsonValue]) -> list[tuple[str, str]]:
         lines.append(
             ("longest record", f"{_number(longest.get('tokens'))} tokens ({longest.get('id')})")
         )
-    peak = plan.get("peak_memory_bytes")
-    if isinstance(peak, int | float):
-        lines.append(("peak memory, estimated", f"{peak / 2**30:.2f} GiB per process"))
+    return [*lines, *_memory_lines(plan)]
+
+
+def _memory_lines(plan: Mapping[str, object]) -> list[tuple[str, str]]:
+    peak, parts = plan.get("peak_memory_bytes"), plan.get("memory")
+    if not isinstance(peak, int | float):
+        return []
+    lines = [("peak memory, estimated", f"{_bytes(peak)} per process")]
+    if isinstance(parts, dict):
+        lines += [(f"  {name}", _bytes(value)) for name, value in parts.items()]
     return lines
 
 
-def _number(value: JsonValue) -> str:
+def _bytes(count: float) -> str:
+    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
+
+
+def _number(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

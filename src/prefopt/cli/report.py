@@ -12,7 +12,7 @@ NAME = "report"
 HELP = """\
 Write one HTML page about one run, or compare several.
 
-The page holds its plots and styles and opens without a network."""
+The page holds its plots and styles and opens without a network; a summary is printed too."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,10 +31,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Write the page and print its path; returns 0."""
-    from prefopt.report.page import write_report
+    """Write the page, print a summary and the page's path; returns 0."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from prefopt.report.page import summary_table, write_report
 
     runs: list[Path] = arguments.runs
     output = arguments.output or (runs[0] if len(runs) == 1 else Path()) / "report.html"
-    print(write_report(runs, output, title=arguments.title))
+    page = write_report(runs, output, title=arguments.title)
+    table = Table("run", "accuracy", "95% interval", "margin", "tokens saved", box=None)
+    for row in summary_table(runs):
+        table.add_row(*(Text(cell) for cell in row.cells()))
+    Console().print(table)
+    print(page)
     return 0

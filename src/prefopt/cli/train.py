@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
         overrides.append("overwrite_output_dir=true")
     config = read_config(arguments.recipe, overrides)
 
-    from prefopt.methods.run import train
+    from prefopt.methods.base import train
 
     train(config)
     return 0

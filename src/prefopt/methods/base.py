@@ -8,6 +8,7 @@ import pkgutil
 import prefopt.methods
 from prefopt.config import RunConfig, unknown_name
 from prefopt.runs.method import Method
+from prefopt.runs.train import RunResult, plan_training, run_training
 
 
 def find_method(name: str) -> Method[RunConfig]:
@@ -21,3 +22,17 @@ def find_method(name: str) -> Method[RunConfig]:
 def method_names() -> list[str]:
     """Names of all methods: every module of this package but this one."""
     return sorted(m.name for m in pkgutil.iter_modules(prefopt.methods.__path__) if m.name != "base")
+
+
+def train(config: RunConfig) -> RunResult:
+    """Train as the recipe says and write its run folder.
+
+    Raises:
+        PrefoptError: anything a user can cause, one line each.
+    """
+    return run_training(config, find_method(config.method))
+
+
+def plan(config: RunConfig) -> dict[str, object]:
+    """What `train` would do: the facts of `plan.json`, without a training step."""
+    return plan_training(config, find_method(config.method))

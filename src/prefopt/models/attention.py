@@ -64,7 +64,9 @@ def block_mask(until: Tensor, *, compiled: bool = True) -> BlockMask:
     )
 
 
-def attention_mask(batch: PackedBatch, *, implementation: str, dtype: torch.dtype) -> Tensor | BlockMask | None:
+def attention_mask(
+    batch: PackedBatch, *, implementation: str, dtype: torch.dtype
+) -> Tensor | BlockMask | None:
     """The `attention_mask` argument for a transformers model.
 
     None where plain causal attention is right (no branching, padding at the end), else the dense mask

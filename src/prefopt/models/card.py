@@ -128,7 +128,8 @@ def framework_versions() -> dict[str, str]:
 
 def bibtex_from_reference(key: str, reference: str) -> str:
     """A BibTeX `@misc` entry holding what a one-line reference says: the line, its year, its arXiv id."""
-    fields = {"note": "{" + re.sub(r"([&%$#_{}])", r"\\\1", reference) + "}"}
+    line = " ".join(reference.replace("`", "'").split())
+    fields = {"note": "{" + re.sub(r"([&%$#_{}])", r"\\\1", line) + "}"}
     arxiv = _ARXIV.search(reference)
     year = _YEAR.search(reference)
     if year:
@@ -159,6 +160,7 @@ def _front_matter(facts: CardFacts) -> str:
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style = False
     yaml.width = 1 << 16
+    yaml.sort_base_mapping_type_on_output = False
     yaml.dump(fields, out)
     return out.getvalue()
 

@@ -150,7 +150,9 @@ class _TokenLogps(torch.autograd.Function):
         saved = ctx.saved_tensors  # pyright: ignore[reportAttributeAccessIssue]
         if ctx.frozen:  # pyright: ignore[reportAttributeAccessIssue]
             (direction,) = saved
-            grad_hidden = None if direction is None else direction * grad[:, None].to(direction.dtype)
+            grad_hidden = (
+                None if direction is None else direction * grad[:, None].to(direction.dtype)
+            )
             return grad_hidden, None, None, None, None
         hidden, weight, bias, target, lse = saved
         return _recompute(ctx, grad, hidden, weight, bias, target, lse)
@@ -170,7 +172,9 @@ def _recompute(
     grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None  # pyright: ignore[reportAttributeAccessIssue]
     # Sums over tokens are accumulated in float32 even under bfloat16 weights.
     grad_weight = torch.zeros_like(weight, dtype=wide) if ctx.needs_input_grad[1] else None  # pyright: ignore[reportAttributeAccessIssue]
-    grad_bias = torch.zeros_like(bias, dtype=wide) if bias is not None and ctx.needs_input_grad[2] else None  # pyright: ignore[reportAttributeAccessIssue]
+    grad_bias = (
+        torch.zeros_like(bias, dtype=wide) if bias is not None and ctx.needs_input_grad[2] else None
+    )  # pyright: ignore[reportAttributeAccessIssue]
     for start in range(0, hidden.shape[0], settings.rows):
         part = slice(start, start + settings.rows)
         z = _logits(hidden[part], weight, bias, settings)

@@ -43,10 +43,16 @@ def choose_layout(model: PreTrainedModel, *, requested: str, longest: int) -> La
     if requested == Layout.ROWS:
         return LayoutChoice(Layout.ROWS, "asked for", check)
     if obstacle:
-        raise ConfigError(f"layout {requested}: {type(model).__name__}: {obstacle}; use layout: auto")
+        raise ConfigError(
+            f"layout {requested}: {type(model).__name__}: {obstacle}; use layout: auto"
+        )
     raise ConfigError(
         f"layout {requested} does not go with attention '{model.config._attn_implementation}': "  # noqa: SLF001
-        + ("packed needs attn_implementation: flex_attention (a GPU)" if not flex else "use layout: packed")
+        + (
+            "packed needs attn_implementation: flex_attention (a GPU)"
+            if not flex
+            else "use layout: packed"
+        )
     )
 
 

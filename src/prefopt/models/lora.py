@@ -64,6 +64,8 @@ def _check_numbers(settings: LoraSettings) -> None:
         raise ConfigError(f"lora_r is {settings.r}: it must be at least 1")
     if settings.alpha <= 0:
         raise ConfigError(f"lora_alpha is {settings.alpha}: it must be above 0")
+    if not settings.target_modules:
+        raise ConfigError(f"lora_target_modules is empty: name layers, or use {ALL_LINEAR!r}")
     if not 0.0 <= settings.dropout < 1.0:
         raise ConfigError(f"lora_dropout is {settings.dropout}: it must be at least 0 and below 1")
 
@@ -115,11 +117,11 @@ def _unknown(model: PreTrainedModel, item: str, matching: list[str], linear: lis
     if matching:
         kind = type(model.get_submodule(matching[0])).__name__
         return (
-            f"lora_target_modules: {item!r} is a {kind}, not a linear layer; "
+            f"lora_target_modules: {item!r} ({kind}) is not a linear layer; "
             f"linear layers: {', '.join(short)}"
         )
-    near = difflib.get_close_matches(item, short, n=2, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    near = difflib.get_close_matches(item, short, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]}? " if near else ""
     return (
         f"lora_target_modules: {type(model).__name__} has no module {item!r}; "
         f"{hint}linear layers: {', '.join(short)}"

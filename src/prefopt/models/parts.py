@@ -75,9 +75,7 @@ def output_head(model: PreTrainedModel | PeftModel) -> OutputHead:
             "(train it in full with modules_to_save instead)"
         )
     if not isinstance(layer, nn.Linear):
-        raise ModelError(
-            f"the output head {name!r} is a {type(layer).__name__}, not a linear layer"
-        )
+        raise ModelError(f"the output head {name!r} ({type(layer).__name__}) is not a linear layer")
     if not layer.weight.is_floating_point():
         raise ModelError(
             f"the output head {name!r} is quantised ({layer.weight.dtype}): load it unquantised"

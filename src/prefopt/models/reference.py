@@ -76,7 +76,9 @@ class CachedReference:
 
     def logps(self, batch: PackedBatch) -> Tensor:
         """[N]; raises `ModelError` for an example that was never scored."""
-        missing = [i for i, key in zip(batch.ids, batch.keys, strict=True) if key not in self.store.values]
+        missing = [
+            i for i, key in zip(batch.ids, batch.keys, strict=True) if key not in self.store.values
+        ]
         if missing:
             raise ModelError(f"no cached reference log-probabilities for record {missing[0]!r}")
         parts = [self.store.values[key] for key in batch.keys]
@@ -145,7 +147,9 @@ class _Closing:
             raise self._readable(error) from error
         return self.connection
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: object
+    ) -> None:
         try:
             if kind is None:
                 self.connection.commit()

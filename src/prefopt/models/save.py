@@ -55,6 +55,7 @@ def save_model(
     folder = Path(folder)
     partial, old = _sibling(folder, "partial"), _sibling(folder, "old")
     with _readable_errors(folder):
+        _check_no_file_in_the_way(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
         _clear_interrupted(folder, partial, old)
         _check_replaceable(folder)
@@ -83,11 +84,15 @@ def _clear_interrupted(folder: Path, partial: Path, old: Path) -> None:
             shutil.rmtree(leftover)
 
 
+def _check_no_file_in_the_way(folder: Path) -> None:
+    for path in (folder, *folder.parents):
+        if path.exists() and not path.is_dir():
+            raise StorageError(f"{path} is a file: choose another folder to save the model in")
+
+
 def _check_replaceable(folder: Path) -> None:
     if not folder.exists():
         return
-    if not folder.is_dir():
-        raise StorageError(f"{folder} is a file: choose another folder to save the model in")
     names = {path.name for path in folder.iterdir()}
     if names and not names & {CONFIG, ADAPTER_CONFIG}:
         raise StorageError(

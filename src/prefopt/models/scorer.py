@@ -78,5 +78,3 @@ def lengths(batch: PackedBatch) -> Tensor:
     """Number [R] of scored tokens of each response, float32."""
     count = torch.zeros(len(batch.group), dtype=torch.float32, device=batch.token.device)
     return count.index_add(0, batch.response, torch.ones_like(batch.weight))
-
-

@@ -59,7 +59,9 @@ def check_model(model: PreTrainedModel) -> SelfCheck:
         model.train(was_training)
     tolerance = _TOLERANCE.get(model.dtype, 0.15)
     if not reason and tree > tolerance:
-        reason = f"its log-probabilities under a tree mask differ by {tree:.2g} nats from separate rows"
+        reason = (
+            f"its log-probabilities under a tree mask differ by {tree:.2g} nats from separate rows"
+        )
     return SelfCheck(head, tree, tolerance, reason)
 
 

@@ -12,17 +12,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from prefopt.text.tokens import TokenSequence
+
+__all__ = ["IntArray", "TokenSequence", "TokenTree", "build_tree", "unshare"]
+
 IntArray = NDArray[np.int64]
-
-
-class TokenSequence(NamedTuple):
-    """One response with its prompt, tokenised as a whole."""
-
-    tokens: Sequence[int]
-    scored: Sequence[bool]
-    """Whether the token's log-probability counts. The first token of a sequence can never be scored."""
-    turn: Sequence[int]
-    """Assistant turn of a scored token, from 0; -1 for unscored tokens."""
 
 
 class TokenTree(NamedTuple):
@@ -73,9 +67,7 @@ def build_tree(sequences: Sequence[TokenSequence]) -> TokenTree:
         ValueError: no sequences, an empty one, lists of unequal length, or a scored first token.
     """
     _check(sequences)
-    keys = [list(zip(s.tokens, s.scored, s.turn, strict=True)) for s in sequences]
-    order = sorted(range(len(keys)), key=lambda r: (keys[r], r))
-    return _grow(keys, _keep_first_appearance(keys, order))
+    return _lay_out([_pack(s) for s in sequences])
 
 
 def _check(sequences: Sequence[TokenSequence]) -> None:
@@ -90,76 +82,92 @@ def _check(sequences: Sequence[TokenSequence]) -> None:
             raise ValueError(f"sequence {r}: its first token has no predictor and cannot be scored")
 
 
-_Key = list[tuple[int, bool, int]]
+_TURN_BITS = 30
 
 
-def _keep_first_appearance(keys: list[_Key], order: list[int]) -> list[int]:
-    """Depth-first order in which subtrees come as their first response came in, to keep trees readable."""
-
-    def arrange(group: list[int], depth: int) -> list[int]:
-        if len(group) == 1:
-            return group
-        while True:
-            heads = {r: (keys[r][depth] if depth < len(keys[r]) else None) for r in group}
-            if len(set(heads.values())) > 1 or None in heads.values():
-                break
-            depth += 1
-        branches: dict[tuple[int, bool, int] | None, list[int]] = {}
-        for r in sorted(group, key=lambda r: (heads[r] is not None, r)):
-            branches.setdefault(heads[r], []).append(r)
-        out: list[int] = []
-        for head, members in branches.items():
-            out += members if head is None else arrange(members, depth + 1)
-        return out
-
-    return arrange(order, 0)
+def _pack(sequence: TokenSequence) -> IntArray:
+    """Token id, `scored` and `turn` as one number, so that sequences are compared in one step."""
+    tokens = np.array(sequence.tokens, dtype=np.int64)
+    scored = np.array(sequence.scored, dtype=np.int64)
+    turn = np.array(sequence.turn, dtype=np.int64)
+    return (tokens << (_TURN_BITS + 1)) | ((turn + 1) << 1) | scored
 
 
-def _grow(keys: list[_Key], order: list[int]) -> TokenTree:
-    rows: list[tuple[int, bool, int]] = []
-    parent: list[int] = []
-    position: list[int] = []
+class _Node(NamedTuple):
+    """A stretch of tokens that the same responses share."""
+
+    members: list[int]
+    """Responses that pass through it, in order of appearance."""
+    depth: int
+    """Position of its first token."""
+    parent: int
+    """Index of the token before it, -1 for a root."""
+
+
+def _lay_out(keys: list[IntArray]) -> TokenTree:
+    """Nodes in depth-first order, siblings as their first responses came in."""
+    stack = _children(keys, list(range(len(keys))), 0, -1)[::-1]
+    stretches: list[IntArray] = []
+    parents: list[IntArray] = []
+    starts: list[tuple[int, int, int]] = []
     leaf = np.zeros(len(keys), dtype=np.int64)
-    path: list[int] = []
-    previous: _Key = []
-    for r in order:
-        key = keys[r]
-        shared = _common(previous, key)
-        del path[shared:]
-        for depth in range(shared, len(key)):
-            parent.append(path[-1] if path else -1)
-            position.append(depth)
-            path.append(len(rows))
-            rows.append(key[depth])
-        leaf[r] = path[-1]
-        previous = key
-    parents = np.array(parent, dtype=np.int64)
+    size = 0
+    while stack:
+        node = stack.pop()
+        end = _shared_until(keys, node)
+        length = end - node.depth
+        stretches.append(keys[node.members[0]][node.depth : end])
+        parents.append(np.arange(size - 1, size - 1 + length))
+        parents[-1][0] = node.parent
+        starts.append((size, node.depth, length))
+        size += length
+        ended = [r for r in node.members if len(keys[r]) == end]
+        leaf[ended] = size - 1
+        going = [r for r in node.members if len(keys[r]) > end]
+        stack += _children(keys, going, end, size - 1)[::-1]
+    packed, parent = np.concatenate(stretches), np.concatenate(parents)
     return TokenTree(
-        tokens=np.array([row[0] for row in rows], dtype=np.int64),
-        parent=parents,
-        position=np.array(position, dtype=np.int64),
-        until=_until(parents),
-        scored=np.array([row[1] for row in rows], dtype=np.bool_),
-        turn=np.array([row[2] for row in rows], dtype=np.int64),
+        tokens=packed >> (_TURN_BITS + 1),
+        parent=parent,
+        position=np.concatenate([np.arange(depth, depth + n) for _, depth, n in starts]),
+        until=_until(starts, parent, size),
+        scored=(packed & 1).astype(np.bool_),
+        turn=((packed >> 1) & ((1 << _TURN_BITS) - 1)) - 1,
         leaf=leaf,
     )
 
 
-def _common(a: _Key, b: _Key) -> int:
-    n = min(len(a), len(b))
-    for i in range(n):
-        if a[i] != b[i]:
-            return i
-    return n
+def _children(keys: list[IntArray], members: list[int], depth: int, parent: int) -> list[_Node]:
+    """One node for each token that follows at `depth`."""
+    branches: dict[int, list[int]] = {}
+    for r in members:
+        branches.setdefault(int(keys[r][depth]), []).append(r)
+    return [_Node(branch, depth, parent) for branch in branches.values()]
 
 
-def _until(parent: IntArray) -> IntArray:
-    """End of each token's subtree: one past its last descendant."""
-    until = np.arange(1, len(parent) + 1, dtype=np.int64)
-    for i in range(len(parent) - 1, -1, -1):
-        p = parent[i]
-        if p >= 0 and until[i] > until[p]:
-            until[p] = until[i]
+def _shared_until(keys: list[IntArray], node: _Node) -> int:
+    """Position up to which all members of a node agree."""
+    end = min(len(keys[r]) for r in node.members)
+    first = keys[node.members[0]]
+    for r in node.members[1:]:
+        differs = first[node.depth : end] != keys[r][node.depth : end]
+        at = int(differs.argmax()) if len(differs) else 0
+        if len(differs) and differs[at]:
+            end = node.depth + at
+    return end
+
+
+def _until(starts: list[tuple[int, int, int]], parent: IntArray, size: int) -> IntArray:
+    """End of each token's subtree: that of its node, which ends where the next node is no descendant."""
+    until = np.empty(size, dtype=np.int64)
+    open_nodes: list[tuple[int, int]] = []
+    for start, _, length in starts:
+        while open_nodes and open_nodes[-1][1] - 1 != parent[start]:
+            first, end = open_nodes.pop()
+            until[first:end] = start
+        open_nodes.append((start, start + length))
+    for first, end in open_nodes:
+        until[first:end] = size
     return until
 
 

@@ -16,8 +16,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from prefopt.errors import ConfigError, StorageError
-from prefopt.values import JsonValue
 from prefopt.report.series import Series
+from prefopt.values import JsonValue
 
 JsonObject = Mapping[str, JsonValue]
 

@@ -80,9 +80,10 @@ def _wrong_order(run: Run) -> Remark | None:
     accuracy = change(run.series.get("rewards/accuracies"))
     if accuracy is None or accuracy.end >= 0.5:
         return None
+    below = accuracy.end < 0.5 - 2 * accuracy.error
     return Remark(
-        "serious",
-        "Training ends below chance",
+        "serious" if below else "warning",
+        "Training ends below chance" if below else "Training ends no better than chance",
         f"At the end {percent(accuracy.end)} of the training pairs are in the right order; tossing a coin gives "
         f"50%.",
         "Check that chosen and rejected are not swapped in the data, then that the learning rate is large enough "

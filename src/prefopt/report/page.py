@@ -16,8 +16,7 @@ from typing import NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from prefopt.errors import StorageError
-from prefopt.values import JsonValue
-from prefopt.report.folder import JsonObject, Run, read_runs
+from prefopt.report.folder import JsonObject, Run, number, read_runs
 from prefopt.report.health import Remark, examine
 from prefopt.report.numerals import MISSING, count, decimal, interval, percent
 from prefopt.report.pairs import Example, choose_examples
@@ -25,6 +24,10 @@ from prefopt.report.panels import curve_panels, evaluation_panels, token_panel
 from prefopt.report.series import change
 from prefopt.report.svg import css_colour, run_colour
 from prefopt.report.verdict import difference, find_baseline, recipe_words, show_value, verdict
+from prefopt.values import JsonValue
+
+LEDGER_ROWS = 10
+"""Rows of a ledger shown per split; the file has them all."""
 
 
 class SummaryRow(NamedTuple):
@@ -67,6 +70,22 @@ class RunView(NamedTuple):
     """Samples whose rejected response has the higher reward."""
 
 
+class LedgerView(NamedTuple):
+    """The fate of the rows of one split of one run."""
+
+    run: str
+    split: str
+    source: str
+    read: float | None
+    fates: Sequence[tuple[str, float]]
+    reasons: Sequence[tuple[str, str]]
+    """Reason of a cut or drop and its rows, the most frequent first; `notes` likewise for rows that were kept."""
+    notes: Sequence[tuple[str, str]]
+    first: Sequence[Sequence[str]]
+    """id, origin, fate, reason, tokens: rows cut or dropped, then kept ones with notes."""
+    listed: int
+
+
 class Comparison(NamedTuple):
     """One key of settings or environment across the runs."""
 
@@ -97,7 +116,6 @@ def render_page(runs: Sequence[Run], *, title: str | None = None) -> str:
     """The HTML text of the report; the same runs give the same text."""
     baseline = find_baseline(runs)
     colours = _colours(runs, baseline)
-    planned = [run for run in runs if run.ledgers]
     environment = Environment(
         loader=PackageLoader("prefopt.report", "templates"),
         autoescape=True,
@@ -113,7 +131,7 @@ def render_page(runs: Sequence[Run], *, title: str | None = None) -> str:
         evaluations=evaluation_panels(runs, colours),
         curves=curve_panels(runs, colours),
         tokens=token_panel(runs, colours),
-        ledgers=planned,
+        ledgers=[_ledger_view(run, *entry) for run in runs for entry in run.ledgers.items()],
         names=[run.name for run in runs],
         settings=_compare([run.settings for run in runs]),
         environment=_compare([run.environment for run in runs]),
@@ -195,6 +213,40 @@ def _flatten(entry: Mapping[str, JsonValue], prefix: str = "") -> dict[str, str]
             )
             flat[f"{prefix}{key}"] = text
     return flat
+
+
+def _ledger_view(run: Run, split: str, ledger: JsonObject) -> LedgerView:
+    fates = [(fate, number(ledger, fate) or 0.0) for fate in ("kept", "cut", "dropped")]
+    listed = ledger.get("rows")
+    rows = [row for row in listed if isinstance(row, dict)] if isinstance(listed, list) else []
+    first = sorted(rows, key=lambda row: row.get("fate") == "kept")[:LEDGER_ROWS]
+    return LedgerView(
+        run=run.name,
+        split=split,
+        source=str(ledger.get("source") or ""),
+        read=number(ledger, "read"),
+        fates=fates,
+        reasons=_counts(ledger.get("reasons")),
+        notes=_counts(ledger.get("notes")),
+        first=[_ledger_row(row) for row in first],
+        listed=len(rows),
+    )
+
+
+def _counts(reasons: JsonValue) -> list[tuple[str, str]]:
+    known = {key: number(reasons, key) for key in reasons} if isinstance(reasons, dict) else {}
+    return [
+        (key, count(value))
+        for key, value in sorted(known.items(), key=lambda item: -(item[1] or 0.0))
+    ]
+
+
+def _ledger_row(row: JsonObject) -> list[str]:
+    notes = row.get("notes")
+    remarks = [str(note) for note in notes] if isinstance(notes, list) else []
+    reason = "; ".join([str(row["reason"])] if row.get("reason") else remarks)
+    shown = [str(row.get(key) or MISSING) for key in ("id", "origin", "fate")]
+    return [*shown, reason or MISSING, count(number(row, "tokens"))]
 
 
 def _version() -> str:

@@ -115,7 +115,10 @@ def _continuation(text: str, line: int, length: int) -> Continuation:
 
 
 def _example(sample: Sample) -> Example:
-    cut = PROMPT_SHOWN if len(sample.prompt) > PROMPT_SHOWN * 4 // 3 else len(sample.prompt)
+    cut = len(sample.prompt)
+    if cut > PROMPT_SHOWN * 4 // 3:
+        word = sample.prompt.rfind(" ", PROMPT_SHOWN // 2, PROMPT_SHOWN)
+        cut = PROMPT_SHOWN if word < 0 else word
     parting = part(sample.chosen, sample.rejected, prefix=sample.prefix)
     return Example(sample, sample.prompt[:cut], sample.prompt[cut:], parting)
 

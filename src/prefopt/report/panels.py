@@ -55,17 +55,17 @@ _CURVES = (
         rule=0.0,
     ),
     _Columns(
+        "logps",
+        "Log-probabilities",
+        "Of whole responses under the policy, in nats: chosen solid, rejected dashed.",
+        [(f"logps/{side}", side) for side in _SIDES],
+    ),
+    _Columns(
         "margins",
         "Margins",
         "Reward of the chosen minus reward of the rejected response.",
         [("rewards/margins", "")],
         rule=0.0,
-    ),
-    _Columns(
-        "logps",
-        "Log-probabilities",
-        "Of whole responses under the policy, in nats: chosen solid, rejected dashed.",
-        [(f"logps/{side}", side) for side in _SIDES],
     ),
     _Columns("grad-norm", "Gradient norm", "Before clipping.", [("grad_norm", "")]),
 )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 
 from prefopt.report.numerals import count, percent
-from prefopt.report.series import FloatArray, Series, smooth, thin_out
+from prefopt.report.series import PLOTTED_POINTS, FloatArray, Series, smooth, thin_out
 from prefopt.report.svg import GRID, INK, MUTED, Caption, embed_svg
 
 if TYPE_CHECKING:
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 DIRECT_LABELS = 6
 """Up to so many lines are labelled at their end, more get a legend."""
 LABEL_LENGTH = 24
+"""letters"""
+MARKED_POINTS = 25
+"""Evaluations that are few enough to carry a marker each."""
 WIDTH = 6.2
 """inches of 72 SVG units"""
 _STYLE: dict[RcKeyType, object] = {
@@ -58,7 +61,7 @@ class Line(NamedTuple):
     series: Series
     dashed: bool = False
     held_out: bool = False
-    """Drawn with markers and without smoothing: evaluations are few."""
+    """Drawn dotted and without smoothing: evaluations are few."""
 
 
 class Bar(NamedTuple):
@@ -80,21 +83,24 @@ def draw_curves(
     scale: Literal["value", "percent"],
     rule: float | None = None,
 ) -> str:
-    """SVG of curves over optimiser steps: thin as logged, thick the moving average, dots for evaluations.
+    """SVG of curves over optimiser steps: thin as logged, thick the moving average, dotted the evaluations.
 
     `rule` is a value worth a dotted line (chance, zero).
     """
     from matplotlib import rc_context
 
     labels = [_shortened(line.label) for line in lines if line.label]
+    longest = max(map(len, labels), default=0)
     direct = len(labels) <= DIRECT_LABELS
-    rows = 0 if direct else -(-len(labels) // 3)
-    beside = max(map(len, labels), default=0) if direct else 0
+    columns = max(1, int(WIDTH / (_width(longest) + 0.4)))
+    rows = 0 if direct else -(-len(labels) // columns)
     with rc_context(_STYLE):
-        margins = _Margins(left=0.62, right=_width(beside), bottom=0.5 + 0.2 * rows)
+        margins = _Margins(
+            left=0.62, right=_width(longest if direct else 0), bottom=0.5 + 0.2 * rows
+        )
         figure, axes = _figure(WIDTH, 3.0 + 0.2 * rows, margins)
         averages = [_draw_line(axes, line) for line in lines]
-        _limit(axes, lines, averages, rule)
+        _limit(axes, lines, rule)
         if rule is not None:
             axes.axhline(rule, color=MUTED, linewidth=0.8, linestyle=(0, (1, 2)), zorder=1)
         axes.grid(axis="y", color=GRID, linewidth=0.6)
@@ -109,7 +115,7 @@ def draw_curves(
             axes.legend(
                 loc="upper center",
                 bbox_to_anchor=(0.5, -0.16),
-                ncols=3,
+                ncols=columns,
                 frameon=False,
                 fontsize=8.5,
             )
@@ -227,39 +233,43 @@ def _name_rows(axes: Axes, labels: Sequence[str]) -> None:
 
 
 def _draw_line(axes: Axes, line: Line) -> FloatArray:
-    """Draw the curve; returns the thick line's values, by which limits and labels are placed."""
+    """Draw the curve; returns the thick line's values, by which the label is placed."""
     raw = thin_out(line.series)
     style = (0, (4, 2)) if line.dashed else "-"
     if line.held_out:
+        marker = "s" if line.dashed else "o"
         axes.plot(
             *raw,
             color=line.colour,
             linestyle=(0, (1, 1.5)),
             linewidth=1.2,
-            marker="s" if line.dashed else "o",
+            marker=marker if len(line.series.steps) <= MARKED_POINTS else None,
             markersize=4.5,
-            label=line.label or None,
+            label=_shortened(line.label) or None,
             zorder=4,
         )
         return line.series.values
     average = smooth(line.series.values)
-    thick = thin_out(Series(line.series.steps, average))
+    thick = thin_out(Series(line.series.steps, average), limit=PLOTTED_POINTS // 2)
     axes.plot(*raw, color=line.colour, linewidth=0.7, alpha=0.35, zorder=2)
     axes.plot(
-        *thick, color=line.colour, linewidth=2, linestyle=style, label=line.label or None, zorder=3
+        *thick,
+        color=line.colour,
+        linewidth=2,
+        linestyle=style,
+        label=_shortened(line.label) or None,
+        zorder=3,
     )
     return average
 
 
-def _limit(
-    axes: Axes, lines: Sequence[Line], averages: Sequence[FloatArray], rule: float | None
-) -> None:
-    """Room for every average and for all but the most extreme hundredth of the logged values."""
-    shown = [values[np.isfinite(values)] for values in averages]
+def _limit(axes: Axes, lines: Sequence[Line], rule: float | None) -> None:
+    """Room for all logged values but the most extreme hundredth: one wild value must not flatten the rest."""
+    shown: list[FloatArray] = [np.array([] if rule is None else [rule])]
     for line in lines:
         finite = line.series.values[np.isfinite(line.series.values)]
         shown.append(np.percentile(finite, [0.5, 99.5]) if len(finite) else finite)
-    every = np.concatenate([*shown, [] if rule is None else [rule]])
+    every = np.concatenate(shown)
     if not len(every):
         return
     low, high = float(every.min()), float(every.max())
@@ -304,7 +314,9 @@ def spread_apart(places: Sequence[float], *, gap: float, low: float, high: float
 
 
 def _shortened(label: str, length: int = LABEL_LENGTH) -> str:
-    return label if len(label) <= length else f"{label[: length - 1]}…"
+    """The label without its middle when it is too long: names of runs often differ at the end."""
+    half = length // 2
+    return label if len(label) <= length else f"{label[: length - half - 1]}…{label[-half:]}"
 
 
 def _svg(figure: Figure, caption: Caption) -> str:

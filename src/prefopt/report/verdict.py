@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import NamedTuple
 
 from prefopt.report.folder import Evaluation, Run, number
@@ -183,7 +183,7 @@ def _starts_from(run: Run, other: Run) -> bool:
     if not isinstance(model, str) or not model:
         return False
     start, folder = run.path.parent.joinpath(model).resolve(), other.path.resolve()
-    here = other.path.cwd().joinpath(model).resolve()
+    here = Path.cwd().joinpath(model).resolve()
     return any(folder == path or folder in path.parents for path in (start, here))
 
 

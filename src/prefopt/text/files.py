@@ -217,8 +217,8 @@ def _check_header(header: list[str], path: Path) -> None:
 
 def _parquet_rows(path: Path) -> Iterator[SourceRow]:
     try:
-        import pyarrow as arrow
-        import pyarrow.parquet as parquet
+        import pyarrow as pa
+        from pyarrow import parquet
     except ImportError as error:
         raise MissingExtraError(
             f"{path}: reading Parquet needs pyarrow; pip install pyarrow"
@@ -230,7 +230,7 @@ def _parquet_rows(path: Path) -> Iterator[SourceRow]:
             for values in batch.to_pylist():
                 number += 1
                 yield SourceRow(f"{path}:{number}", values)
-    except (arrow.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise RecordError(
             f"{path}: no readable Parquet file ({reason}); write it again or copy it anew"

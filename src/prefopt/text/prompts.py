@@ -136,12 +136,12 @@ def common_messages(chosen: Sequence[Message], rejected: Sequence[Message]) -> i
 
 
 def common_text(chosen: str, rejected: str) -> str:
-    """The prompt that two whole texts share: their common beginning, ended before a word.
+    r"""The prompt that two whole texts share: their common beginning, ended before a word.
 
-    It ends after the last `\\n\\nAssistant:` where there is one (Anthropic's HH sets), otherwise before
+    It ends after the last `\n\nAssistant:` where there is one (Anthropic's HH sets), otherwise before
     white space, so that no word is split and no side is empty: "The sky", "The sky is blue" share "The".
     """
-    shared = os.path.commonprefix([chosen, rejected])
+    shared = os.path.commonprefix([chosen, rejected])  # noqa: RUF071 - texts, not paths
     marker = "\n\nAssistant:"
     at = shared.rfind(marker)
     if at >= 0:

@@ -6,12 +6,15 @@ would have had to write itself after the prompt, so training and generation see 
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from prefopt.errors import RecordError
 from prefopt.records import Message, Preference, Response
 from prefopt.text.template import AnswerFrame, ChatTemplate, end_token
-from prefopt.text.tokens import RenderedResponse, Span, Tokenizer, TokenSequence, encode, tokenize
+from prefopt.text.tokens import RenderedResponse, Span, TokenSequence, encode, tokenize
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 __all__ = [
     "RenderSettings",
@@ -25,7 +28,9 @@ __all__ = [
     "tokenize",
 ]
 
-HEADER_KEPT = "the chat template writes a block before answers that generation does not; it is context"
+HEADER_KEPT = (
+    "the chat template writes a block before answers that generation does not; it is context"
+)
 GLUED = (
     "prompt ends in a letter or digit and a response starts with one, without a space; "
     "set response_separator"
@@ -45,7 +50,7 @@ class RenderSettings(NamedTuple):
 
 
 def render(
-    preference: Preference, tokenizer: Tokenizer, settings: RenderSettings
+    preference: Preference, tokenizer: PreTrainedTokenizerFast, settings: RenderSettings
 ) -> list[RenderedResponse]:
     """The text of each response with its prompt.
 
@@ -65,7 +70,9 @@ def render(
     template = ChatTemplate(tokenizer, settings.chat_template, preference.meta, where)
     frame = template.frame(prompt)
     opening = _opening(frame, preference)
-    notes = (HEADER_KEPT,) if frame.header.strip() and opening == frame.prompt + frame.header else ()
+    notes = (
+        (HEADER_KEPT,) if frame.header.strip() and opening == frame.prompt + frame.header else ()
+    )
     found: list[RenderedResponse] = []
     for response in preference.responses:
         if response.turns:
@@ -77,7 +84,9 @@ def render(
     return found
 
 
-def render_prompt(preference: Preference, tokenizer: Tokenizer, settings: RenderSettings) -> str:
+def render_prompt(
+    preference: Preference, tokenizer: PreTrainedTokenizerFast, settings: RenderSettings
+) -> str:
     """The text that a model continues when it is asked for a response: prompt and prefix.
 
     Raises:
@@ -126,7 +135,7 @@ def _text_prompt(prompt: str, settings: RenderSettings) -> str:
 def _render_text(
     preference: Preference,
     prompt: str,
-    tokenizer: Tokenizer,
+    tokenizer: PreTrainedTokenizerFast,
     settings: RenderSettings,
     where: str,
 ) -> list[RenderedResponse]:
@@ -161,7 +170,9 @@ def _render_turns(
 ) -> RenderedResponse:
     """A response of several messages, rendered as far as each of them to find where it lies."""
     if preference.prefix:
-        raise RecordError(f"{template.where}: a prefix cannot be continued by turns; remove one of them")
+        raise RecordError(
+            f"{template.where}: a prefix cannot be continued by turns; remove one of them"
+        )
     messages = list(prompt)
     text = frame.prompt
     spans: list[Span] = []

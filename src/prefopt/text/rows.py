@@ -54,7 +54,7 @@ class _Item(NamedTuple):
     rank: int | None
 
 
-def read_row(row: SourceRow, recognised: Recognised, *, id: str, textual: bool) -> ReadRow:
+def read_row(row: SourceRow, recognised: Recognised, *, record_id: str, textual: bool) -> ReadRow:
     """The row as a checked record; pairs of ranked and scored lists are left to the caller.
 
     Supervised conversations train every assistant message, labelled ones the last. Steps after a prefix
@@ -63,7 +63,7 @@ def read_row(row: SourceRow, recognised: Recognised, *, id: str, textual: bool) 
     Args:
         row: the row.
         recognised: what its columns mean.
-        id: the record's id; records of our own carry theirs.
+        record_id: the record's id; records of our own carry theirs.
         textual: whether numbers and lists have to be parsed from text (CSV).
 
     Raises:
@@ -81,7 +81,7 @@ def read_row(row: SourceRow, recognised: Recognised, *, id: str, textual: bool) 
             parts, pairs = _single(cells), ()
     prefix = cells.optional("prefix")
     preference = Preference(
-        id=id,
+        id=record_id,
         prompt=parts.prompt,
         responses=parts.responses,
         pairs=pairs,
@@ -118,7 +118,8 @@ def _plain(value: object) -> JsonValue:
             return [_plain(item) for item in value]
         case dict():
             return {str(key): _plain(item) for key, item in value.items()}
-    return str(value)
+        case _:
+            return str(value)
 
 
 def _prompt(cells: Cells) -> Content:

@@ -61,10 +61,10 @@ def load_preferences(
     gate = QualityGate(ledger, pairing)
     preferences: list[Preference] = []
     for preference, notes in read:
-        id = ledger.enter(preference.id, origin=preference.origin)
+        record_id = ledger.enter(preference.id, origin=preference.origin)
         for note in notes:
-            ledger.note(id, reason=note)
-        passed = gate.pass_on(replace(preference, id=id))
+            ledger.note(record_id, reason=note)
+        passed = gate.pass_on(replace(preference, id=record_id))
         if passed is not None:
             preferences.append(passed)
     return LoadedData(preferences, _explain(rows, recognised))
@@ -74,9 +74,9 @@ def _read_all(source: RowSource, recognised: Recognised) -> list[ReadRow]:
     ids = _ids(source, recognised)
     found: list[ReadRow] = []
     faults: list[str] = []
-    for row, id in zip(source.rows, ids, strict=True):
+    for row, record_id in zip(source.rows, ids, strict=True):
         try:
-            found.append(read_row(row, recognised, id=id, textual=source.textual))
+            found.append(read_row(row, recognised, record_id=record_id, textual=source.textual))
         except RecordError as error:
             faults.append(str(error))
     if len(faults) == 1:

@@ -11,7 +11,9 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-_MARKER = re.compile(r"^[ \t]*(?:[#>*_-]+[ \t]*)*Step[ \t]+(\d+)[ \t]*[:.][*_]*", re.MULTILINE | re.IGNORECASE)
+_MARKER = re.compile(
+    r"^[ \t]*(?:[#>*_-]+[ \t]*)*Step[ \t]+(\d+)[ \t]*[:.][*_]*", re.MULTILINE | re.IGNORECASE
+)
 
 
 class Step(NamedTuple):

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from jinja2 import TemplateError
 
 from prefopt.errors import ModelError, RecordError
 from prefopt.records import Message
-from prefopt.text.tokens import Tokenizer
 from prefopt.values import JsonValue, quote
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 _SENTINEL = "\u27e6answer\u27e7"
 _SHOWN = 30
@@ -33,7 +35,11 @@ class ChatTemplate:
     """A tokenizer's template (or `source` in its place) with the tools and arguments of one record."""
 
     def __init__(
-        self, tokenizer: Tokenizer, source: str | None, meta: Mapping[str, JsonValue], where: str
+        self,
+        tokenizer: PreTrainedTokenizerFast,
+        source: str | None,
+        meta: Mapping[str, JsonValue],
+        where: str,
     ) -> None:
         if source is None and not getattr(tokenizer, "chat_template", None):
             raise ModelError(
@@ -103,7 +109,10 @@ class ChatTemplate:
         """Nothing when `longer` starts with `shorter`, else `RecordError` shows where they part."""
         if longer.startswith(shorter):
             return
-        at = next((i for i, (a, b) in enumerate(zip(shorter, longer, strict=False)) if a != b), len(longer))
+        at = next(
+            (i for i, (a, b) in enumerate(zip(shorter, longer, strict=False)) if a != b),
+            len(longer),
+        )
         raise RecordError(
             f"{self.where}: with this chat template {what}: after "
             f"{quote(shorter[max(0, at - _SHOWN) : at])} one has {quote(shorter[at : at + _SHOWN])}, the other "
@@ -112,7 +121,7 @@ class ChatTemplate:
         )
 
 
-def end_token(tokenizer: Tokenizer, where: str) -> str:
+def end_token(tokenizer: PreTrainedTokenizerFast, where: str) -> str:
     """The EOS token's text.
 
     Raises:
@@ -126,7 +135,7 @@ def end_token(tokenizer: Tokenizer, where: str) -> str:
     )
 
 
-def _special_pattern(tokenizer: Tokenizer) -> re.Pattern[str]:
+def _special_pattern(tokenizer: PreTrainedTokenizerFast) -> re.Pattern[str]:
     """Matches any special token of the tokenizer."""
     known = {str(token) for token in getattr(tokenizer, "all_special_tokens", [])}
     for token in getattr(tokenizer, "added_tokens_decoder", {}).values():

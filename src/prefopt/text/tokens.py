@@ -3,49 +3,17 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 from prefopt.errors import ModelError
-from prefopt.values import JsonValue
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding
+    from transformers import PreTrainedTokenizerFast
 
 _SPACE_MARKS = "ĠĊĉčĂ▁"
 """How byte-level and SentencePiece vocabularies write white space at the edges of a token."""
-
-
-class Tokenizer(Protocol):
-    """What is used of a Hugging Face fast tokenizer."""
-
-    @property
-    def is_fast(self) -> bool: ...
-    @property
-    def bos_token(self) -> str | None: ...
-    @property
-    def bos_token_id(self) -> int | None: ...
-    @property
-    def eos_token(self) -> str | None: ...
-
-    def __call__(
-        self,
-        text: list[str],
-        *,
-        add_special_tokens: bool,
-        return_offsets_mapping: bool,
-        return_attention_mask: bool,
-        verbose: bool,
-    ) -> Mapping[str, list[list[int]]]: ...
-
-    def convert_ids_to_tokens(self, ids: int) -> str: ...
-
-    def apply_chat_template(
-        self,
-        conversation: list[dict[str, JsonValue]],
-        *,
-        tools: JsonValue,
-        chat_template: str | None,
-        add_generation_prompt: bool,
-        tokenize: bool,
-    ) -> str: ...
 
 
 class Span(NamedTuple):
@@ -87,16 +55,20 @@ class EncodedResponse(NamedTuple):
     sequence: TokenSequence
     context: int
     """Tokens of prompt and prefix; a token that reaches into the response is the response's."""
+    begins_with_bos: bool
+    """Whether the first token is the BOS token, which a cut of the prompt's beginning keeps."""
     headless: bool
     """Whether the response begins with the sequence, so that its first token could not be scored."""
 
 
-def tokenize(rendered: RenderedResponse, tokenizer: Tokenizer) -> TokenSequence:
+def tokenize(rendered: RenderedResponse, tokenizer: PreTrainedTokenizerFast) -> TokenSequence:
     """The text as tokens; those that overlap a span are scored (see `encode`)."""
     return encode([rendered], tokenizer)[0].sequence
 
 
-def encode(rendered: Sequence[RenderedResponse], tokenizer: Tokenizer) -> list[EncodedResponse]:
+def encode(
+    rendered: Sequence[RenderedResponse], tokenizer: PreTrainedTokenizerFast
+) -> list[EncodedResponse]:
     """Each text as tokens, in order, encoded in one call and never truncated.
 
     A token is scored iff it overlaps a span, so one that merges the end of the prompt with the beginning of
@@ -112,46 +84,43 @@ def encode(rendered: Sequence[RenderedResponse], tokenizer: Tokenizer) -> list[E
         )
     if not rendered:
         return []
-    output = tokenizer(
-        [r.text for r in rendered],
-        add_special_tokens=False,
-        return_offsets_mapping=True,
-        return_attention_mask=False,
-        verbose=False,
-    )
     bos = _added_bos(tokenizer)
+    # Offsets are taken from one encoding at a time: hundreds of tuples a response, alive for a whole batch, would
+    # keep the garbage collector busy.
+    encodings = _encode(tokenizer, [r.text for r in rendered], special=False)
     return [
-        _score(r, ids, offsets, tokenizer, None if r.special else bos)
-        for r, ids, offsets in zip(
-            rendered, output["input_ids"], output["offset_mapping"], strict=True
-        )
+        _score(r, encoding, tokenizer, None if r.special else bos)
+        for r, encoding in zip(rendered, encodings, strict=True)
     ]
 
 
-def _added_bos(tokenizer: Tokenizer) -> int | None:
+def _encode(
+    tokenizer: PreTrainedTokenizerFast, texts: list[str], *, special: bool
+) -> Sequence[Encoding]:
+    output = tokenizer(
+        texts, add_special_tokens=special, return_attention_mask=False, verbose=False
+    )
+    return output.encodings or []
+
+
+def _added_bos(tokenizer: PreTrainedTokenizerFast) -> int | None:
     """The id that the tokenizer puts before ordinary texts; None when it puts none."""
     if tokenizer.bos_token_id is None:
         return None
-    probe = tokenizer(
-        ["a"],
-        add_special_tokens=True,
-        return_offsets_mapping=False,
-        return_attention_mask=False,
-        verbose=False,
-    )["input_ids"][0]
-    return tokenizer.bos_token_id if probe and probe[0] == tokenizer.bos_token_id else None
+    probe = _encode(tokenizer, ["a"], special=True)[0].ids
+    return tokenizer.bos_token_id if probe[:1] == [tokenizer.bos_token_id] else None
 
 
-_Offsets = Sequence[Sequence[int]]
+_Offsets = Sequence[tuple[int, int]]
 
 
 def _score(
     rendered: RenderedResponse,
-    ids: list[int],
-    offsets: _Offsets,
-    tokenizer: Tokenizer,
+    encoding: Encoding,
+    tokenizer: PreTrainedTokenizerFast,
     bos: int | None,
 ) -> EncodedResponse:
+    ids, offsets = encoding.ids, encoding.offsets
     head = [bos] if bos is not None and ids[:1] != [bos] else []
     scored = [False] * (len(ids) + len(head))
     turn = [-1] * len(scored)
@@ -165,19 +134,21 @@ def _score(
     if headless:
         scored[0], turn[0] = False, -1
     context = _first_after(rendered.context, rendered.text, ids, offsets, tokenizer) + len(head)
-    return EncodedResponse(TokenSequence(head + ids, scored, turn), context, headless)
+    tokens = head + ids
+    begins = bool(tokens) and tokens[0] == tokenizer.bos_token_id
+    return EncodedResponse(TokenSequence(tokens, scored, turn), context, begins, headless)
 
 
-def _token_end(offset: Sequence[int]) -> int:
+def _token_end(offset: tuple[int, int]) -> int:
     return offset[1]
 
 
-def _token_start(offset: Sequence[int]) -> int:
+def _token_start(offset: tuple[int, int]) -> int:
     return offset[0]
 
 
 def _first_after(
-    position: int, text: str, ids: list[int], offsets: _Offsets, tokenizer: Tokenizer
+    position: int, text: str, ids: list[int], offsets: _Offsets, tokenizer: PreTrainedTokenizerFast
 ) -> int:
     """Index of the first token that reaches beyond `position`.
 
@@ -199,6 +170,6 @@ def _first_beyond(position: int, text: str, offsets: _Offsets) -> int:
     if position >= len(text):
         return len(offsets)
     at = bisect_left(offsets, position, key=_token_start)
-    while at < len(offsets) and tuple(offsets[at]) == (position, position):
+    while at < len(offsets) and offsets[at] == (position, position):
         at += 1
     return at

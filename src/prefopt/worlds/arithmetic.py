@@ -145,9 +145,9 @@ class ArithmeticWorld:
 
     def tokenizer(self) -> PreTrainedTokenizerFast:
         s = self.settings
-        words = ["\n", "Step", "The answer is", "What is", f" modulo {s.modulus}?", " ="]
+        words = ["\n", "Step", "The answer is", "What is", f" modulo {s.modulus}?"]
         words += [f" {k}:" for k in range(1, s.max_steps + 1)]
-        words += [_signed(sign * d) for sign in (1, -1) for d in range(1, 10)]
+        words += [_signed(sign * d) + end for sign in (1, -1) for d in range(1, 10) for end in ("", " =")]
         words += [f" {n}" for n in range(s.modulus)]
         return word_tokenizer(words)
 
