@@ -138,6 +138,13 @@ def test_every_setting_has_a_reader():
     assert unread == []
 
 
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a git checkout")
+def test_git_ignores_no_source_file():
+    command = ["git", "check-ignore", "--no-index", *map(name_of, MODULES)]
+    ignored = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ignored.stdout.splitlines() == []
+
+
 def test_no_paths_of_one_machine():
     found = [
         f"{name_of(path)}:{number}: {line.strip()[:80]}"

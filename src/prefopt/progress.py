@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Protocol
 
 from rich.console import Console
@@ -69,3 +69,21 @@ class _PlainTicker:
 def say(line: str) -> None:
     """One line for the user, on stderr, so that stdout stays for results."""
     print(line, file=sys.stderr, flush=True)  # noqa: T201 - the user interface
+
+
+@contextmanager
+def counted(title: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar for work that reports (done, total)."""
+    with ExitStack() as stack:
+        ticker: Ticker | None = None
+        seen = 0
+
+        def report(done: int, total: int) -> None:
+            nonlocal ticker, seen
+            if ticker is None:
+                ticker = stack.enter_context(progress(title, total, done=done))
+            else:
+                ticker(advance=done - seen)
+            seen = done
+
+        yield report

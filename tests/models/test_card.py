@@ -15,7 +15,7 @@ FACTS = CardFacts(
     method="dpo",
     paper=PAPER,
     base_model="Qwen/Qwen3-0.6B",
-    summary="raises the chosen against the rejected.",
+    summary="DPO on pairs.",
     datasets=("someone/pairs",),
     ledger={
         "source": "/home/me/data/pairs.jsonl",
@@ -46,7 +46,7 @@ tags:
 
 # Qwen/Qwen3-0.6B after dpo
 
-Language model trained from [`Qwen/Qwen3-0.6B`](https://huggingface.co/Qwen/Qwen3-0.6B) with `dpo`: raises the chosen against the rejected.
+Language model trained from [`Qwen/Qwen3-0.6B`](https://huggingface.co/Qwen/Qwen3-0.6B) with `dpo`: DPO on pairs.
 
 ## How to load
 

@@ -6,10 +6,11 @@ import json
 import logging
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
 from peft import PeftModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerFast
 
 from prefopt.models.load import (
@@ -23,7 +24,7 @@ from prefopt.models.load import (
 )
 from prefopt.models.locate import looks_like_path
 from prefopt.models.save import save_model
-from tests.tiny import CHATML, FAMILIES, Family, make_model_folder, make_tokenizer
+from tests.tiny import CHATML, END, FAMILIES, PAD, Family, make_model_folder, make_tokenizer
 
 TEXT = "Hello, wörld!  3 + 4 = 77 \U0001f642\n\n it's <|im_end|>"
 
@@ -37,7 +38,7 @@ def test_every_family_loads_the_stored_weights(tmp_path: Path, family: Family) -
     assert not is_adapter
     assert not model.training
     assert {name for name in stored if torch.equal(stored[name], own[name])} == set(own)
-    assert tokenizer.pad_token == "<pad>"
+    assert tokenizer.pad_token == PAD
     assert tokenizer.chat_template == CHATML
 
 
@@ -150,7 +151,7 @@ def test_missing_pad_token_becomes_eos_and_is_logged(
     make_tokenizer(pad=False).save_pretrained(tmp_path)
     with caplog.at_level(logging.INFO, logger="prefopt"):
         tokenizer = load_tokenizer(tmp_path)
-    assert tokenizer.pad_token == tokenizer.eos_token == "<|im_end|>"
+    assert tokenizer.pad_token == tokenizer.eos_token == END
     assert f"the tokenizer of {tmp_path} has no pad token: using '<|im_end|>'" in caplog.messages
 
 
@@ -167,6 +168,33 @@ def test_template_that_refuses_a_lone_user_message_is_no_error(tmp_path: Path) -
     template = "{{ raise_exception('a system message is needed') }}"
     make_tokenizer(chat_template=template).save_pretrained(tmp_path)
     assert load_tokenizer(tmp_path).chat_template == template
+
+
+def test_a_hub_model_in_the_cache_loads_without_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = tmp_path / "models--someone--tiny"
+    make_model_folder(repository / "snapshots" / ("a" * 40), "llama")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("a" * 40)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    model, tokenizer, is_adapter = load_model("someone/tiny")
+    assert not is_adapter
+    assert model.name_or_path == "someone/tiny"
+    adapter = save_model(add_lora(model, LoraSettings(r=2)), tokenizer, tmp_path / "adapter")
+    assert load_model(adapter).is_adapter
+
+
+def test_weights_nobody_uses_are_remarked_upon(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = make_model_folder(tmp_path / "model", "llama")
+    tensors = load_file(folder / "model.safetensors")
+    save_file({**tensors, "v_head.weight": torch.zeros(1)}, folder / "model.safetensors")
+    with caplog.at_level(logging.WARNING, logger="prefopt"):
+        load_model(folder)
+    assert caplog.messages == [f"{folder}: weights not used: 1, first v_head.weight"]
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import LoraConfig, PeftModel
 
 from prefopt.errors import ConfigError, ModelError
 from prefopt.models.load import LoraSettings, add_lora, load_model, weights_digest
@@ -48,13 +49,13 @@ def test_targets_mean_what_they_say(
 ) -> None:
     model = load_model(make_model_folder(tmp_path / "model", "llama")).model
     wrapped = add_lora(model, LoraSettings(r=2, target_modules=wanted))
-    assert sorted(wrapped.peft_config["default"].target_modules) == expected
+    assert sorted(_config(wrapped).target_modules or ()) == expected
 
 
 def test_gpt2_layers_are_adapted_with_their_transposed_weights(tmp_path: Path) -> None:
     model = load_model(make_model_folder(tmp_path / "model", "gpt2")).model
-    config = add_lora(model, LoraSettings(r=2)).peft_config["default"]
-    assert sorted(config.target_modules) == ["c_attn", "c_fc", "c_proj"]
+    config = _config(add_lora(model, LoraSettings(r=2)))
+    assert sorted(config.target_modules or ()) == ["c_attn", "c_fc", "c_proj"]
     assert config.fan_in_fan_out
 
 
@@ -89,7 +90,8 @@ def test_initial_weights_follow_the_seed_and_leave_the_global_state_alone(tmp_pa
         ),
         (
             LoraSettings(target_modules="embed_tokens"),
-            f"lora_target_modules: 'embed_tokens' (Embedding) is not a linear layer; linear layers: {', '.join(LINEAR)}",
+            "lora_target_modules: 'embed_tokens' (Embedding) is not a linear layer; linear layers: "
+            f"{', '.join(LINEAR)}",
         ),
     ],
 )
@@ -121,3 +123,20 @@ def test_numbers_out_of_range_are_refused(
     with pytest.raises(ConfigError) as caught:
         add_lora(model, settings)
     assert str(caught.value) == message
+
+
+def test_a_second_adapter_is_refused(tmp_path: Path) -> None:
+    folder = make_model_folder(tmp_path / "model", "llama")
+    wrapped = add_lora(load_model(folder).model, LoraSettings(r=2))
+    with pytest.raises(ModelError) as caught:
+        add_lora(wrapped, LoraSettings(r=2))
+    assert str(caught.value) == (
+        f"{folder.resolve()} already has an adapter: train that one (use_peft=false), or merge it into its base "
+        "first (PEFT merge_and_unload)"
+    )
+
+
+def _config(model: PeftModel) -> LoraConfig:
+    config = model.peft_config["default"]
+    assert isinstance(config, LoraConfig)
+    return config

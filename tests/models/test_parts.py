@@ -84,7 +84,7 @@ def test_scales_and_caps_of_logits_are_known(
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # peft 0.21
 def test_head_trained_in_full_follows_the_adapter_switch(tmp_path: Path) -> None:
     base = load_model(make_model_folder(tmp_path / "model", "llama")).model
-    original = base.get_output_embeddings().weight
+    original = output_head(base).weight
     config = LoraConfig(target_modules=["q_proj"], modules_to_save=["lm_head"])
     wrapped = get_peft_model(base, config)
     assert isinstance(wrapped, PeftModel)

@@ -25,6 +25,7 @@ from prefopt.records import JsonValue
 
 _PACKAGES = ("prefopt", "torch", "transformers", "peft", "accelerate", "datasets", "tokenizers")
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_DATA_SUFFIXES = {".csv", ".json", ".jsonl", ".parquet", ".txt"}
 _ARXIV = re.compile(r"\b(\d{4}\.\d{4,5})(v\d+)?\b")
 _YEAR = re.compile(r"\b((?:19|20)\d\d)\b(?!\.\d)")
 
@@ -157,17 +158,18 @@ def _front_matter(facts: CardFacts) -> str:
     tags = ["prefopt", facts.method.replace("_", "-"), *(["lora"] if facts.is_adapter else [])]
     fields["tags"] = list[JsonValue](tags)
     out = io.StringIO()
-    yaml = YAML(typ="safe", pure=True)
+    yaml = YAML()
     yaml.default_flow_style = False
     yaml.width = 1 << 16
-    yaml.sort_base_mapping_type_on_output = False
     yaml.dump(fields, out)
     return out.getvalue()
 
 
 def _is_hub_id(name: str) -> bool:
     return (
-        _HUB_ID.fullmatch(name) is not None and not looks_like_path(name) and not Path(name).suffix
+        _HUB_ID.fullmatch(name) is not None
+        and not looks_like_path(name)
+        and Path(name).suffix not in _DATA_SUFFIXES
     )
 
 

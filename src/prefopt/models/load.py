@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple, cast
 
 import torch
-from peft import PeftConfig, PeftModel
+from peft import PeftConfig, PeftModel, PeftType
 from peft.utils import load_peft_weights
 from safetensors import SafetensorError
 from torch import nn
@@ -177,8 +177,8 @@ def _check_weights(name: str, info: dict[str, object]) -> None:
     if mismatched:
         key, found, expected = mismatched[0]
         raise ModelError(
-            f"{name}: {len(mismatched)} weights have another shape than {CONFIG} says, first {key}: "
-            f"{list(found)} in the file, {list(expected)} expected; weights and {CONFIG} belong to different models"
+            f"{name}: weights and {CONFIG} belong to different models: {key} is {list(found)} in the file and "
+            f"{list(expected)} by {CONFIG} ({len(mismatched)} such); use the {CONFIG} saved with the weights"
         )
     missing = sorted(cast("set[str]", info["missing_keys"]))
     if missing:
@@ -188,9 +188,7 @@ def _check_weights(name: str, info: dict[str, object]) -> None:
         )
     unexpected = sorted(cast("set[str]", info["unexpected_keys"]))
     if unexpected:
-        logger.warning(
-            "%s: %d weights are not used, first %s", name, len(unexpected), unexpected[0]
-        )
+        logger.warning("%s: weights not used: %d, first %s", name, len(unexpected), unexpected[0])
 
 
 def _load_adapter(located: Located, settings: ModelSettings) -> PeftModel:
@@ -219,8 +217,9 @@ def _load_adapter(located: Located, settings: ModelSettings) -> PeftModel:
 
 def _refuse_virtual_tokens(config: PeftConfig, name: str) -> None:
     if config.is_prompt_learning:
+        kind = PeftType(config.peft_type).value
         raise ModelError(
-            f"adapter {name} is of type {config.peft_type}, whose virtual tokens cannot be packed: use LoRA"
+            f"adapter {name} is of type {kind}, whose virtual tokens cannot be packed: use LoRA"
         )
 
 

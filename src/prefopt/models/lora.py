@@ -35,14 +35,20 @@ class LoraSettings:
     """Of the random initial weights, which do not touch the global random state."""
 
 
-def add_lora(model: PreTrainedModel, settings: LoraSettings) -> PeftModel:
+def add_lora(model: PreTrainedModel | PeftModel, settings: LoraSettings) -> PeftModel:
     """`model` wrapped in a PEFT model whose LoRA weights are the only trainable ones. Modifies `model`.
 
     Raises:
         ConfigError: r, alpha or dropout out of range.
-        ModelError: a target is not in the model, is no linear layer, or is the output head.
+        ModelError: the model has an adapter already, or a target is not in it, is no linear layer, or is the
+            output head.
     """
     _check_numbers(settings)
+    if isinstance(model, PeftModel):
+        raise ModelError(
+            f"{model.get_base_model().name_or_path} already has an adapter: train that one (use_peft=false), or merge "
+            "it into its base first (PEFT merge_and_unload)"
+        )
     targets = _targets(model, settings.target_modules)
     kinds = {type(model.get_submodule(name)) for name in targets}
     config = LoraConfig(

@@ -96,8 +96,8 @@ def _check_replaceable(folder: Path) -> None:
     names = {path.name for path in folder.iterdir()}
     if names and not names & {CONFIG, ADAPTER_CONFIG}:
         raise StorageError(
-            f"{folder} holds {len(names)} other files (first {min(names)}) and is no model folder: choose another "
-            "folder to save the model in, or empty it"
+            f"{folder} holds something else than a model (first {min(names)}): choose another folder to save the "
+            "model in, or empty it"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -68,6 +69,42 @@ def load_preferences(
         if passed is not None:
             preferences.append(passed)
     return LoadedData(preferences, _explain(rows, recognised))
+
+
+def load_row(
+    source: str | Path,
+    *,
+    row: int | None = None,
+    record_id: str | None = None,
+    split: str = "train",
+    columns: Mapping[str, str] | None = None,
+    ledger: Ledger,
+    pairing: str = "best_vs_rest",
+) -> Preference:
+    """One record of a source, by row number (from 1) or by id; the first one when neither is given.
+
+    Poor records are shown too: the ledger then holds the reason why they would be dropped.
+
+    Raises:
+        RecordError: there is no such row; otherwise as `load_preferences`.
+    """
+    rows = read_rows(source, split=split)
+    recognised = recognise(rows, columns)
+    ids = _ids(rows, recognised)
+    if recognised.shape is Shape.NATIVE:
+        ids = [str(r.values.get("id")) for r in rows.rows]
+    if record_id is not None and record_id not in ids:
+        near = difflib.get_close_matches(record_id, ids, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"ids look like '{ids[0]}'"
+        raise RecordError(f"{source}: no record '{record_id}'; {hint}")
+    at = ids.index(record_id) if record_id is not None else (row or 1) - 1
+    if not 0 <= at < len(ids):
+        raise RecordError(f"{source}: no row {row}; there are rows 1 to {len(ids)}")
+    read = read_row(rows.rows[at], recognised, record_id=ids[at], textual=rows.textual)
+    ledger.enter(read.preference.id, origin=read.preference.origin)
+    for note in read.notes:
+        ledger.note(read.preference.id, reason=note)
+    return QualityGate(ledger, pairing).pass_on(read.preference) or read.preference
 
 
 def _read_all(source: RowSource, recognised: Recognised) -> list[ReadRow]:

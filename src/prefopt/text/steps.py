@@ -47,12 +47,14 @@ class StepCut(NamedTuple):
 def split_steps(text: str, *, first: int = 1) -> Solution:
     """The solution as steps numbered `first`, `first + 1`, ...; without such markers it is all opening."""
     marks = _markers(text, first)
+    if not marks:
+        return Solution(text, ())
     ends = [mark.start() for mark in marks[1:]] + [len(text)]
     steps = tuple(
         Step(first + k, mark.group(), text[mark.end() : end])
         for k, (mark, end) in enumerate(zip(marks, ends, strict=True))
     )
-    return Solution(text[: marks[0].start()] if marks else text, steps)
+    return Solution(text[: marks[0].start()], steps)
 
 
 def _markers(text: str, first: int) -> list[re.Match[str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from jinja2 import TemplateError
 
@@ -49,9 +49,9 @@ class ChatTemplate:
         self.tokenizer = tokenizer
         self.source = source
         self.where = where
-        self.tools = meta.get("tools")
         arguments = meta.get("chat_template_kwargs")
-        self.arguments = arguments if isinstance(arguments, dict) else {}
+        own = arguments if isinstance(arguments, dict) else {}
+        self.arguments = {"tools": meta.get("tools"), **own}
 
     def render(self, messages: Sequence[Message], *, ask: bool) -> str:
         """The conversation as text; with `ask`, up to where the model starts to generate.
@@ -59,20 +59,21 @@ class ChatTemplate:
         Raises:
             RecordError: the template refuses the conversation.
         """
+        rows = [{"role": m.role, "content": m.content, **m.extra} for m in messages]
         try:
-            return self.tokenizer.apply_chat_template(
-                [{"role": m.role, "content": m.content, **m.extra} for m in messages],
-                tools=self.tools,
+            text = self.tokenizer.apply_chat_template(
+                cast("list[dict[str, str]]", rows),
                 chat_template=self.source,
                 add_generation_prompt=ask,
                 tokenize=False,
-                **self.arguments,  # pyright: ignore[reportArgumentType]
+                **self.arguments,  # pyright: ignore[reportArgumentType] - whatever the template reads
             )
         except (TemplateError, TypeError, ValueError, KeyError) as error:
             raise RecordError(
                 f"{self.where}: the chat template refuses the conversation "
                 f"({', '.join(m.role for m in messages)}): {error}; change the row or set chat_template"
             ) from error
+        return str(text)
 
     def frame(self, messages: Sequence[Message]) -> AnswerFrame:
         """What surrounds an answer to these messages.
@@ -127,8 +128,9 @@ def end_token(tokenizer: PreTrainedTokenizerFast, where: str) -> str:
     Raises:
         ModelError: the tokenizer has none.
     """
-    if tokenizer.eos_token:
-        return tokenizer.eos_token
+    eos = tokenizer.eos_token
+    if isinstance(eos, str) and eos:
+        return eos
     raise ModelError(
         f"{where}: the tokenizer has no eos_token, so nothing can end a response; set one in "
         "tokenizer_config.json, or mark the responses with ends: false"

@@ -105,10 +105,10 @@ def _encode(
 
 def _added_bos(tokenizer: PreTrainedTokenizerFast) -> int | None:
     """The id that the tokenizer puts before ordinary texts; None when it puts none."""
-    if tokenizer.bos_token_id is None:
+    bos = tokenizer.bos_token_id
+    if not isinstance(bos, int):
         return None
-    probe = _encode(tokenizer, ["a"], special=True)[0].ids
-    return tokenizer.bos_token_id if probe[:1] == [tokenizer.bos_token_id] else None
+    return bos if _encode(tokenizer, ["a"], special=True)[0].ids[:1] == [bos] else None
 
 
 _Offsets = Sequence[tuple[int, int]]
@@ -159,7 +159,7 @@ def _first_after(
     if at > 0 and position < len(text) and text[position].isspace():
         start, end = offsets[at - 1]
         if end > start and not text[end - 1].isspace():
-            piece = tokenizer.convert_ids_to_tokens(ids[at - 1])
+            piece = str(tokenizer.convert_ids_to_tokens(ids[at - 1]))
             if end + len(piece) - len(piece.rstrip(_SPACE_MARKS)) > position:
                 return at - 1
     return at

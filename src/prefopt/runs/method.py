@@ -1,0 +1,36 @@
+"""What a method is: a few named parts and the paper they come from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from prefopt.config import RunConfig
+from prefopt.objectives import Objective
+from prefopt.pack.tree import TokenTree
+from prefopt.records import Preference
+
+C = TypeVar("C", bound=RunConfig)
+
+
+@dataclass(frozen=True)
+class Method(Generic[C]):
+    """A published method as a composition of parts; absent parts are ordinary preference training."""
+
+    name: str
+    summary: str
+    """One line for `prefopt methods`."""
+    paper: str
+    """Authors, year, title, arXiv id; empty for folklore."""
+    config: type[C]
+    """The recipe's schema: a subclass of `RunConfig` whose extra fields are this method's parameters."""
+    objective: Callable[[C], Objective]
+    """Bind the parameters: `lambda config: partial(dpo, beta=config.beta)`."""
+    pair: Callable[[Preference, C], Preference] | None = None
+    """Choose the responses and pairs of a record that the method trains on."""
+    weigh: Callable[[TokenTree, C], tuple[float, ...]] | None = None
+    """Weight [M] of each (token, response) incidence of a tree, in the order of `TokenTree.incidences`."""
+    build: Callable[[C], Path] | None = None
+    """Make the preference data (resumable); returns the file of records."""

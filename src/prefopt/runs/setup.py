@@ -1,0 +1,237 @@
+"""From a recipe to everything a run needs: data, model, layout, reference. Typed stages, in reading order."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+from prefopt.config import RunConfig
+from prefopt.errors import ConfigError, RecordError
+from prefopt.ledger import Ledger
+from prefopt.models.load import (
+    LoraSettings,
+    ModelSettings,
+    add_lora,
+    disable_dropout,
+    load_model,
+    load_tokenizer,
+    weights_digest,
+)
+from prefopt.models.reference import (
+    AdapterOffReference,
+    CachedReference,
+    LiveReference,
+    LogpStore,
+    NoReference,
+    Reference,
+)
+from prefopt.models.scorer import Scorer
+from prefopt.objectives import Objective, needs_of
+from prefopt.pack.batch import Example
+from prefopt.pack.prepare import PrepareSettings, prepare
+from prefopt.progress import say
+from prefopt.records import Preference
+from prefopt.runs.method import Method
+from prefopt.text.render import RenderSettings
+from prefopt.text.sources import load_preferences
+from prefopt.train.runtime import Runtime
+from prefopt.train.scoring import Packing, fill_store
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+
+class Policy(NamedTuple):
+    """The model to train."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerFast
+    fresh_adapter: bool
+    """A LoRA adapter was added just now: switched off, the model is what it was."""
+
+
+class Data(NamedTuple):
+    """One split, ready for training."""
+
+    preferences: list[Preference]
+    examples: list[Example]
+    ledger: Ledger
+
+
+def cache_folder(config: RunConfig) -> Path:
+    """`cache_dir`, else $PREFOPT_HOME, else ~/.cache/prefopt."""
+    default = os.environ.get("PREFOPT_HOME") or Path.home() / ".cache" / "prefopt"
+    return Path(config.cache_dir or default)
+
+
+def tokenizer_of(config: RunConfig) -> PreTrainedTokenizerFast:
+    """The tokenizer that a recipe names."""
+    return load_tokenizer(
+        config.tokenizer_name_or_path or config.model_name_or_path,
+        revision=config.model_revision,
+        trust_remote_code=config.trust_remote_code,
+        chat_template=config.chat_template,
+    )
+
+
+def load_data(
+    config: RunConfig, method: Method[RunConfig], tokenizer: PreTrainedTokenizerFast, *, evaluation: bool, speak: bool
+) -> Data:
+    """Read, pair and tokenise one split; raises `RecordError` when nothing is left to train on."""
+    sources, split = _sources(config, evaluation=evaluation)
+    name = "evaluation" if evaluation else "training"
+    ledger = Ledger(", ".join(sources))
+    preferences: list[Preference] = []
+    for source in sources:
+        loaded = load_preferences(
+            source,
+            split=split,
+            columns=config.columns or None,
+            ledger=ledger,
+            pairing=config.pairing,
+            limit=None if evaluation else config.max_train_samples,
+        )
+        preferences += loaded.preferences
+        if speak:
+            say(f"{name} data {source}: " + ", ".join(f"{c} -> {r}" for c, r in loaded.mapping.items()))
+    if method.pair is not None:
+        preferences = [method.pair(p, config) for p in preferences]
+    weigh = method.weigh
+    examples = prepare(
+        preferences,
+        tokenizer,
+        _prepare_settings(config),
+        ledger,
+        weigh=None if weigh is None else lambda tree: weigh(tree, config),
+    )
+    ledger.enforce(strict=config.strict)
+    if speak:
+        for line in ledger.summary():
+            say(line)
+    _require_something(examples, method.objective(config), config, ledger)
+    return Data(preferences, examples, ledger)
+
+
+def _require_something(
+    examples: Sequence[Example], objective: Objective, config: RunConfig, ledger: Ledger
+) -> None:
+    if not examples:
+        raise RecordError(f"{ledger.source}: no record is left to train on: " + "; ".join(ledger.summary()))
+    if needs_of(objective).view == "pairs" and not any(e.pairs for e in examples):
+        raise RecordError(
+            f"{ledger.source}: method {config.method} trains on pairs and no record has one; give chosen and rejected "
+            "columns, or responses with scores or ranks"
+        )
+
+
+def _sources(config: RunConfig, *, evaluation: bool) -> tuple[list[str], str]:
+    files = config.eval_file if evaluation else config.train_file
+    if files is not None:
+        return ([files] if isinstance(files, str) else list(files)), "train"
+    if config.dataset_name is None:
+        raise ConfigError("no data: set train_file or dataset_name")
+    split = config.eval_dataset_split if evaluation else config.dataset_split
+    return [config.dataset_name], split or "train"
+
+
+def _prepare_settings(config: RunConfig) -> PrepareSettings:
+    return PrepareSettings(
+        max_length=config.max_length,
+        max_prompt_length=config.max_prompt_length,
+        overlong_prompt=config.overlong_prompt,
+        overlong_response=config.overlong_response,
+        render=RenderSettings(
+            prompt_format=config.prompt_format, separator=config.response_separator
+        ),
+    )
+
+
+def mixed_precision(config: RunConfig) -> str:
+    """`bf16` or `no`: asked for, or on by default on GPUs that have it."""
+    if config.dtype in ("bfloat16", "float16"):
+        return "no"
+    wanted = config.bf16
+    if wanted is None:
+        wanted = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    return "bf16" if wanted else "no"
+
+
+def load_policy(
+    config: RunConfig, tokenizer: PreTrainedTokenizerFast, device: torch.device
+) -> Policy:
+    """The model to train, on its device, with an adapter if asked for and dropout off."""
+    loaded = load_model(config.model_name_or_path, _model_settings(config, device))
+    model = loaded.model
+    if config.use_peft and not loaded.is_adapter:
+        lora = LoraSettings(
+            r=config.lora_r,
+            alpha=config.lora_alpha,
+            dropout=config.lora_dropout,
+            target_modules=config.lora_target_modules,
+        )
+        model = add_lora(model, lora)
+    if config.disable_dropout:
+        disable_dropout(model)
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.enable_input_require_grads()
+    return Policy(model, tokenizer, fresh_adapter=config.use_peft and not loaded.is_adapter)
+
+
+def _model_settings(config: RunConfig, device: torch.device) -> ModelSettings:
+    attention = config.attn_implementation
+    if attention is None and device.type == "cuda" and config.layout in ("auto", "packed"):
+        attention = "flex_attention"
+    return ModelSettings(
+        revision=config.model_revision,
+        dtype=config.dtype,
+        attn_implementation=attention,
+        trust_remote_code=config.trust_remote_code,
+        device=str(device),
+        tokenizer=config.tokenizer_name_or_path,
+        chat_template=config.chat_template,
+    )
+
+
+def build_reference(  # noqa: PLR0913 - the composition root of a run
+    config: RunConfig,
+    objective: Objective,
+    policy: Policy,
+    scorer: Scorer,
+    *,
+    examples: Sequence[Example],
+    packing: Packing,
+    runtime: Runtime,
+) -> Reference:
+    """The reference that the objective needs, scored ahead where it can be."""
+    if not needs_of(objective).reference:
+        return NoReference()
+    kind = config.reference if config.reference != "auto" else "cached"
+    if kind == "adapter_off":
+        if not policy.fresh_adapter:
+            raise ConfigError(
+                "reference: adapter_off needs an adapter that starts in this run (use_peft: true on a plain model): only "
+                "then is the model without it the policy's starting point; use reference: cached"
+            )
+        return AdapterOffReference(scorer, digest=weights_digest(policy.model, adapter=False))
+    if config.reference_model is None and kind == "cached":
+        # A fresh adapter adds nothing yet, so the base weights identify what is scored, whatever the seed.
+        source, digest = scorer, weights_digest(policy.model, adapter=not policy.fresh_adapter)
+    else:
+        name = config.reference_model or config.model_name_or_path
+        other = load_model(name, _model_settings(config, runtime.device))
+        disable_dropout(other.model)
+        source = Scorer(other.model, chunk_bytes=config.head_chunk_bytes)
+        digest = weights_digest(other.model)
+    if kind == "live":
+        return LiveReference(source, digest=digest)
+    precision = f"{mixed_precision(config)}/{policy.model.dtype}/{packing.layout}"
+    store = LogpStore(cache_folder(config) / "reference", weights=digest, precision=precision)
+    scored = fill_store(store, source, examples, packing=packing, runtime=runtime)
+    if runtime.is_main:
+        say(f"reference: {len(examples) - scored} examples from the cache, {scored} scored; {store.path.name}")
+    return CachedReference(store, digest=digest)

@@ -1,0 +1,329 @@
+"""`prefopt train`: recipe in, run folder out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from prefopt.config import RunConfig, write_recipe
+from prefopt.models.card import CardFacts, framework_versions, write_card
+from prefopt.models.layout import choose_layout
+from prefopt.models.save import push_model, save_model
+from prefopt.models.scorer import Scorer
+from prefopt.objectives import needs_of
+from prefopt.pack.batch import Example, Layout
+from prefopt.pack.plan import PackLimits, Schedule, plan_steps, row_length_for
+from prefopt.progress import say
+from prefopt.report.page import write_report
+from prefopt.runs.environment import environment
+from prefopt.runs.method import Method
+from prefopt.runs.plan import summarise
+from prefopt.runs.samples import sample_rows
+from prefopt.runs.setup import (
+    Data,
+    Policy,
+    build_reference,
+    load_data,
+    load_policy,
+    mixed_precision,
+    tokenizer_of,
+)
+from prefopt.train.folder import RunFolder, open_folder
+from prefopt.train.preference import PreferenceLearner
+from prefopt.train.loop import LoopSettings, fit
+from prefopt.train.optim import OptimSettings
+from prefopt.train.runtime import Runtime
+from prefopt.train.scoring import Packing, policy_reference_gap, require_small_gap
+
+_NEUTRAL = {
+    "cache_dir", "eval_steps", "eval_strategy", "gradient_accumulation_steps", "head_chunk_bytes",
+    "hub_model_id", "hub_private_repo", "logging_steps", "output_dir", "overwrite_output_dir",
+    "per_device_eval_batch_size", "per_device_train_batch_size", "push_to_hub", "report_to",
+    "resume_from_checkpoint", "run_name", "save_steps", "save_strategy", "save_total_limit",
+    "pack_tokens", "eval_file", "eval_dataset_split", "strict",
+}  # fmt: skip
+"""Settings that do not change what is learnt, given the schedule's digest: a resumed run may change them."""
+
+
+class RunResult(NamedTuple):
+    """What a finished run leaves."""
+
+    folder: Path
+    model: Path
+    """An ordinary Hugging Face folder or PEFT adapter."""
+    metrics: dict[str, float]
+    """The last logged values."""
+    report: Path
+
+
+class _Stage(NamedTuple):
+    """Everything that training needs, prepared."""
+
+    config: RunConfig
+    method: Method[RunConfig]
+    folder: RunFolder
+    runtime: Runtime
+    train: Data
+    evaluation: Data | None
+    policy: Policy
+    learner: PreferenceLearner
+    packing: Packing
+    schedule: Schedule
+    layout_reason: str
+
+
+def run_training(config: RunConfig, method: Method[RunConfig]) -> RunResult:
+    """Train as the recipe says and write the run folder; a finished run that is resumed is left as it is.
+
+    Raises:
+        PrefoptError: anything a user can cause, one line each.
+    """
+    path = Path(config.output_dir)
+    folder, checkpoint = open_folder(
+        path, resume=config.resume_from_checkpoint, overwrite=config.overwrite_output_dir
+    )
+    if config.resume_from_checkpoint and folder.finished.exists():
+        say(f"{path}: this run is already finished")
+        metrics = json.loads(folder.finished.read_text(encoding="utf-8"))["metrics"]
+        return RunResult(path, folder.model, metrics, folder.report)
+    runtime = Runtime(
+        mixed_precision=mixed_precision(config), report_to=config.report_to, logging_dir=path
+    )
+    torch.manual_seed(config.seed)
+    stage = _prepare(config, method, folder, runtime)
+    _describe(stage)
+    if checkpoint is None:
+        _check_start(stage)
+    settings = _loop_settings(stage)
+    runtime.start_trackers("prefopt", config.model_dump(mode="json"), name=config.run_name or path.name)
+    metrics = fit(stage.learner, settings, runtime, resume_from=checkpoint)
+    result = _finish(stage, metrics)
+    runtime.finish()
+    return result
+
+
+def _prepare(
+    config: RunConfig, method: Method[RunConfig], folder: RunFolder, runtime: Runtime
+) -> _Stage:
+    tokenizer = tokenizer_of(config)
+    speak = runtime.is_main
+    train = load_data(config, method, tokenizer, evaluation=False, speak=speak)
+    has_eval = config.eval_file is not None or config.eval_dataset_split is not None
+    evaluation = (
+        load_data(config, method, tokenizer, evaluation=True, speak=speak) if has_eval else None
+    )
+    policy = load_policy(config, tokenizer, runtime.device)
+    objective = method.objective(config)
+    held_out = evaluation.examples if evaluation else []
+    everything = [*train.examples, *held_out]
+    longest = max(n for e in everything for n in e.row_lengths(Layout.ROWS))
+    choice = choose_layout(policy.model, requested=config.layout, longest=longest)
+    packing = packing_for(everything, choice.layout, config, items=config.per_device_train_batch_size)
+    scorer = Scorer(
+        policy.model, chunk_bytes=config.head_chunk_bytes, statistics=needs_of(objective).statistics
+    )
+    reference = build_reference(
+        config, objective, policy, scorer, examples=everything, packing=packing, runtime=runtime
+    )
+    learner = PreferenceLearner(
+        scorer,
+        reference=reference,
+        objectives=[(objective, 1.0)],
+        examples=train.examples,
+        eval_examples=held_out,
+        layout=packing.layout,
+        row_length=packing.limits.row_length,
+        tokenizer=tokenizer,
+        device=runtime.device,
+    )
+    schedule = schedule_for(config, train.examples, packing, runtime.world_size)
+    return _Stage(
+        config, method, folder, runtime, train, evaluation, policy, learner, packing, schedule, choice.reason
+    )
+
+
+def plan_training(config: RunConfig, method: Method[RunConfig]) -> dict[str, object]:
+    """The facts of `plan.json`, from the data and the model, without scoring or training anything."""
+    tokenizer = tokenizer_of(config)
+    train = load_data(config, method, tokenizer, evaluation=False, speak=True)
+    runtime = Runtime(mixed_precision=mixed_precision(config))
+    policy = load_policy(config, tokenizer, runtime.device)
+    longest = max(n for e in train.examples for n in e.row_lengths(Layout.ROWS))
+    choice = choose_layout(policy.model, requested=config.layout, longest=longest)
+    packing = packing_for(
+        train.examples, choice.layout, config, items=config.per_device_train_batch_size
+    )
+    schedule = schedule_for(config, train.examples, packing, runtime.world_size)
+    return summarise(train.examples, schedule, policy.model, chunk_bytes=config.head_chunk_bytes)
+
+
+def packing_for(
+    examples: Sequence[Example], layout: Layout, config: RunConfig, *, items: int
+) -> Packing:
+    """Micro-batch limits of a run."""
+    limits = PackLimits(layout, items, config.pack_tokens)
+    if layout is Layout.PACKED:
+        lengths = [e.row_lengths(layout) for e in examples]
+        limits = limits._replace(row_length=row_length_for(lengths, limits))
+    return Packing(layout, limits)
+
+
+def schedule_for(
+    config: RunConfig, examples: Sequence[Example], packing: Packing, world_size: int
+) -> Schedule:
+    """The optimiser steps of a run."""
+    per_process = config.per_device_train_batch_size * config.gradient_accumulation_steps
+    return Schedule(
+        lengths=tuple(e.row_lengths(packing.layout) for e in examples),
+        batch_size=per_process * world_size,
+        world_size=world_size,
+        limits=packing.limits,
+        seed=config.seed,
+        epochs=config.num_train_epochs,
+        max_steps=config.max_steps,
+    )
+
+
+def _describe(stage: _Stage) -> None:
+    """Write what is known before the first step, and say the gist of it."""
+    if not stage.runtime.is_main:
+        return
+    folder = stage.folder
+    write_recipe(stage.config, folder.recipe)
+    folder.write_json(folder.environment, environment())
+    ledgers = {"train": stage.train.ledger.to_json()}
+    if stage.evaluation is not None:
+        ledgers["eval"] = stage.evaluation.ledger.to_json()
+    folder.write_json(folder.ledger, ledgers)
+    facts = summarise(
+        stage.train.examples,
+        stage.schedule,
+        stage.policy.model,
+        chunk_bytes=stage.config.head_chunk_bytes,
+    )
+    folder.write_json(folder.plan, facts)
+    say(
+        f"layout {stage.packing.layout}: {stage.layout_reason}; {facts['tokens_tree']} tokens instead of "
+        f"{facts['tokens_rows']} ({facts['saved']:.0%} saved by sharing)"
+    )
+    say(f"{stage.schedule.total_steps} steps of {stage.schedule.batch_size} records")
+
+
+def _check_start(stage: _Stage) -> None:
+    """Policy and reference must agree at step 0 where they are the same weights."""
+    if stage.config.reference_model is not None or not stage.learner.reference.digest:
+        return
+    packs = stage.packing.batches(stage.train.examples[:64], rank=0, world_size=1)
+    batch = stage.packing.collate(stage.train.examples, packs[0]).to(stage.runtime.device)
+    gap = policy_reference_gap(stage.learner.module, stage.learner.reference, batch, stage.runtime)
+    if gap is None:
+        return
+    precision = mixed_precision(stage.config)
+    if stage.policy.model.dtype != torch.float32:
+        precision = "bf16" if stage.policy.model.dtype == torch.bfloat16 else "fp16"
+    bound = require_small_gap(gap, precision=precision)
+    if stage.runtime.is_main:
+        say(f"step 0: policy and reference agree to {gap:.1e} nats per token (bound {bound:g})")
+
+
+def _loop_settings(stage: _Stage) -> LoopSettings:
+    config, schedule = stage.config, stage.schedule
+    warmup = config.warmup_steps
+    if warmup is None:
+        warmup = math.ceil(config.warmup_ratio * schedule.total_steps)
+    per_epoch = schedule.steps_per_epoch
+    eval_steps = {"no": None, "steps": config.eval_steps, "epoch": per_epoch}[config.eval_strategy]
+    save_steps = {"no": None, "steps": config.save_steps, "epoch": per_epoch}[config.save_strategy]
+    return LoopSettings(
+        schedule=schedule,
+        folder=stage.folder.path,
+        optim=OptimSettings(
+            learning_rate=config.learning_rate,
+            lr_scheduler_type=config.lr_scheduler_type,
+            warmup_steps=warmup,
+            weight_decay=config.weight_decay,
+            adam_beta1=config.adam_beta1,
+            adam_beta2=config.adam_beta2,
+            adam_epsilon=config.adam_epsilon,
+        ),
+        max_grad_norm=config.max_grad_norm or 0.0,
+        logging_steps=config.logging_steps,
+        eval_steps=eval_steps if stage.evaluation else None,
+        eval_plan=_eval_plan(stage),
+        save_steps=save_steps,
+        save_total_limit=config.save_total_limit,
+        identity=_identity(stage),
+    )
+
+
+def _eval_plan(stage: _Stage) -> list:
+    if stage.evaluation is None:
+        return []
+    examples = stage.evaluation.examples
+    limits = stage.packing.limits._replace(items=stage.config.per_device_eval_batch_size)
+    return plan_steps(
+        [e.row_lengths(stage.packing.layout) for e in examples],
+        range(len(examples)),
+        batch_size=max(1, len(examples)),
+        world_size=stage.runtime.world_size,
+        limits=limits,
+    )
+
+
+def _identity(stage: _Stage) -> dict[str, str]:
+    """Settings and data that a resumed run must share."""
+    settings = {
+        key: json.dumps(value)
+        for key, value in stage.config.model_dump(mode="json").items()
+        if key not in _NEUTRAL
+    }
+    keys = hashlib.blake2b(digest_size=16)
+    for example in stage.train.examples:
+        keys.update(example.key(stage.packing.layout))
+        keys.update(repr((example.pairs, example.pair_weight, example.pair_margin, example.weight)).encode())
+    return {**settings, "data": keys.hexdigest()}
+
+
+def _finish(stage: _Stage, metrics: dict[str, float]) -> RunResult:
+    folder, runtime = stage.folder, stage.runtime
+    result = RunResult(folder.path, folder.model, metrics, folder.report)
+    runtime.wait()
+    if not runtime.is_main:
+        return result
+    save_model(stage.policy.model, stage.policy.tokenizer, folder.model)
+    write_card(folder.model, _card(stage, metrics))
+    held_out = stage.evaluation or stage.train
+    rows = sample_rows(stage.learner, held_out.preferences, held_out.examples, stage.packing, runtime)
+    folder.write_lines(folder.samples, rows)
+    folder.write_json(folder.finished, {"metrics": metrics})
+    write_report([folder.path], folder.report)
+    say(f"model: {folder.model}")
+    say(f"report: {folder.report}")
+    if stage.config.push_to_hub and stage.config.hub_model_id:
+        push_model(folder.model, stage.config.hub_model_id, private=stage.config.hub_private_repo)
+    return result
+
+
+def _card(stage: _Stage, metrics: dict[str, float]) -> CardFacts:
+    defaults = type(stage.config).model_fields
+    changed = {
+        key: value
+        for key, value in stage.config.model_dump(mode="json").items()
+        if value != defaults[key].default
+    }
+    return CardFacts(
+        method=stage.method.name,
+        paper=stage.method.paper,
+        base_model=stage.config.model_name_or_path,
+        ledger=stage.train.ledger.to_json(),
+        settings=changed,
+        metrics=metrics,
+        versions=framework_versions(),
+        is_adapter=hasattr(stage.policy.model, "peft_config"),
+    )
