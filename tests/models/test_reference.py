@@ -26,7 +26,6 @@ from prefopt.train.scoring import (
     fill_store,
     policy_reference_gap,
     require_small_gap,
-    score_pairs,
 )
 from tests.numerics.forest import random_example
 from tests.tiny import make_model_folder
@@ -133,22 +132,3 @@ def test_step_zero_guard(scorer: Scorer, tmp_path: Path) -> None:
     assert moved is not None
     with pytest.raises(ModelError, match="differ by .* nats per token at step 0"):
         require_small_gap(moved, precision="no")
-
-
-def test_rewards_of_pairs_come_back_by_record(scorer: Scorer, tmp_path: Path) -> None:
-    cache = store(tmp_path)
-    fill_store(cache, scorer, EXAMPLES, packing=PACKING, runtime=Runtime())
-    scorer.model.lm_head.weight.data.mul_(3)
-    rows = score_pairs(
-        scorer, CachedReference(cache, digest="w"), EXAMPLES,
-        packing=PACKING, device=torch.device("cpu"), runtime=Runtime(),
-    )  # fmt: skip
-    assert sorted((r.id, r.chosen, r.rejected) for r in rows) == sorted(
-        (e.id, c, r) for e in EXAMPLES for c, r in e.pairs
-    )
-    one = next(r for r in rows if r.id == "e1")
-    alone = score_pairs(
-        scorer, CachedReference(cache, digest="w"), [EXAMPLES[1]],
-        packing=PACKING, device=torch.device("cpu"), runtime=Runtime(),
-    )[0]  # fmt: skip
-    assert one.log_ratio_chosen == pytest.approx(alone.log_ratio_chosen, abs=1e-3)

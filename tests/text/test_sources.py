@@ -184,12 +184,11 @@ def test_lists(name: str, tmp_path: Path) -> None:
     assert (preference.prompt, preference.responses, preference.pairs) == ("q", responses, pairs)
 
 
-def test_nemo(tmp_path: Path) -> None:
+def test_nemo_counts_ranks_from_zero(tmp_path: Path) -> None:
     row = {
         "context": [QUESTION],
         "completions": [{"rank": 0, "completion": [GOOD]}, {"rank": 1, "completion": [BAD]}],
     }
-    row["completions"] = [{"rank": 1, "completion": [GOOD]}, {"rank": 2, "completion": [BAD]}]
     preference = one(tmp_path, row)
     assert preference.prompt == ASKED
     assert preference.responses == (Response("5", rank=1), Response("6", rank=2))

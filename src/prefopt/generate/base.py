@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
 from prefopt.errors import ConfigError
 from prefopt.records import Message
+from prefopt.values import JsonValue
 
 FinishReason = Literal["stop", "length"]
 
@@ -28,11 +29,14 @@ class Request:
     """A conversation, rendered with the chat template, or a plain string, used as it is."""
     prefix: str = ""
     """Unfinished assistant text that the completion continues; it is not repeated in the completion."""
+    meta: Mapping[str, JsonValue] = field(default_factory=dict)
+    """Of the record; chat templates read `tools` and `chat_template_kwargs`."""
 
     def digest(self) -> str:
-        """Digest of what the model is shown: prompt and prefix, 16 hex digits."""
+        """Digest of what the model is shown (prompt, prefix, template arguments), 16 hex digits."""
         prompt = self.prompt if isinstance(self.prompt, str) else [_message(m) for m in self.prompt]
-        return _digest([prompt, self.prefix])
+        arguments = [self.meta.get("tools"), self.meta.get("chat_template_kwargs")]
+        return _digest([prompt, self.prefix, arguments])
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +66,8 @@ class Sampling:
 
     def digest(self) -> str:
         """Digest of everything that decides a sample except its purpose, 16 hex digits."""
-        values = [self.temperature, self.top_p, self.max_new_tokens, list(self.stop), self.seed]
-        return _digest(values)
+        stop = list(self.stop)
+        return _digest([self.temperature, self.top_p, self.max_new_tokens, stop, self.seed])
 
 
 class Completion(NamedTuple):
@@ -95,10 +99,10 @@ class Generator(Protocol):
         ...
 
 
-def _message(message: Message) -> list[object]:
+def _message(message: Message) -> list[JsonValue]:
     return [message.role, message.content, dict(message.extra)]
 
 
-def _digest(value: list[object]) -> str:
+def _digest(value: Sequence[object]) -> str:
     text = json.dumps(value, sort_keys=True, ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

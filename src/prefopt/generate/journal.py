@@ -1,21 +1,19 @@
 """The append-only record of everything generated: one SQLite file per build, written before it is used.
 
 Killing the process at any time loses no committed completion, and the next run repeats none: a completion is
-found again by what it depends on: series, request, sample and prompt. No models here; `complete` works with any `Generator`.
+found again by what it depends on (series, request, sample and prompt). No models here.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, Self
 
 from prefopt.errors import RecordError, StorageError
 from prefopt.generate.base import Completion, Generator, Request, Sampling
-
-Progress = Callable[[int, int], None]
-"""Called with (completions done, completions in all)."""
+from prefopt.progress import Ticker
 
 _APPLICATION_ID = 0x70666F6A
 """Marks a SQLite file as a journal of this library ("pfoj")."""
@@ -150,7 +148,7 @@ def complete(
     sampling: Sampling,
     journal: Journal | None = None,
     *,
-    progress: Progress | None = None,
+    progress: Ticker | None = None,
 ) -> list[Completion]:
     """Completions of all requests, in their order; what the journal holds is not generated again.
 
@@ -172,15 +170,15 @@ def complete(
             missing.append(request)
         else:
             done[key] = found
-    if progress:
-        progress(len(done), len(requests))
+    if progress and done:
+        progress(len(done), "from the journal")
     for completion in generator.generate(missing, sampling) if missing else ():
         key = (completion.id, completion.sample)
         if journal:
             journal.append(series, completion, digests[key])
         done[key] = completion
         if progress:
-            progress(len(done), len(requests))
+            progress()
     return [done[request.id, request.sample] for request in requests]
 
 

@@ -1,6 +1,6 @@
 """Completions from a transformers causal language model in this process: one batched decode loop.
 
-Prompts are rendered as in training. Rows are left-padded, sorted by length, share one key-value cache and
+Prompts are rendered as in training (`prefopt.text.render`). Rows are left-padded, sorted by length, share one key-value cache and
 leave the batch once half of it is done. Loading models is not done here (`prefopt.models.load`).
 """
 
@@ -11,18 +11,26 @@ import inspect
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
+from peft import PeftModel
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerFast
 
-from prefopt.errors import ConfigError, ModelError, RecordError
+from prefopt.errors import ConfigError, RecordError
 from prefopt.generate.base import Completion, FinishReason, Request, Sampling
 from prefopt.generate.draw import draw_tokens, sample_key, uniforms
+from prefopt.models.digest import model_digest
+from prefopt.models.parts import plain_model
+from prefopt.records import Preference
+from prefopt.text.render import RenderSettings, render_prompt
+from prefopt.text.tokens import RenderedResponse, encode
 
 _CONTEXT = 8
 """Prompt tokens decoded together with a completion, so that its leading space survives."""
+_AS_IT_IS = RenderSettings()
 
 
 @dataclass(slots=True)
@@ -55,19 +63,19 @@ class LocalGenerator:
 
     def __init__(
         self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
+        model: PreTrainedModel | PeftModel,
+        tokenizer: PreTrainedTokenizerFast,
         *,
         batch_size: int = 64,
-        weights_digest: str | None = None,
+        render: RenderSettings = _AS_IT_IS,
     ) -> None:
         """Wrap a loaded model.
 
         Args:
-            model: any causal language model of transformers, or a peft model around one.
+            model: any causal language model of transformers, or a PEFT model around one.
             tokenizer: its tokenizer; no padding token is needed.
             batch_size: rows decoded together.
-            weights_digest: digest of the weights where the caller has it already; None computes one.
+            render: how prompts become text; the settings of the training run.
 
         Raises:
             ConfigError: `batch_size` is below 1.
@@ -77,29 +85,31 @@ class LocalGenerator:
         self._model = model
         self._tokenizer = tokenizer
         self._batch_size = batch_size
+        self._render = render
         self._ends = end_tokens(model, tokenizer)
         self._accepted = _forward_keywords(model)
-        self._weights_digest = weights_digest
-        self._identity: str | None = None
 
-    @property
+    @cached_property
     def identity(self) -> str:
-        """Digest of weights, tokenizer, chat template and end tokens; computed on first use."""
-        if self._identity is None:
-            weights = self._weights_digest or _weights_digest(self._model)
-            parts = [weights, _tokenizer_state(self._tokenizer), str(sorted(self._ends))]
-            self._identity = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
-        return self._identity
+        """Digest of weights, tokenizer, rendering and end tokens, 32 hex digits; computed on first use."""
+        parts = [
+            model_digest(self._model),
+            self._tokenizer.backend_tokenizer.to_str(),
+            str(self._tokenizer.chat_template),
+            str(tuple(self._render)),
+            str(sorted(self._ends)),
+        ]
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Completion]:
         """Yield one completion per request, batch by batch, shortest prompts first.
 
         Raises:
-            RecordError: a prompt is empty or fills the model's context.
+            RecordError: a prompt is empty or fills the model's context, or the template refuses it.
             ModelError: a conversation and a tokenizer without chat template.
         """
         stops = _stops(sampling.stop, self._ends, self._tokenizer)
-        rows = [self._row(request, sampling) for request in requests]
+        rows = self._rows(requests, sampling)
         rows.sort(key=lambda row: (len(row.prompt), row.request.id, row.request.sample))
         for start in range(0, len(rows), self._batch_size):
             batch = rows[start : start + self._batch_size]
@@ -107,22 +117,27 @@ class LocalGenerator:
             for row in batch:
                 yield self._completion(row, stops)
 
-    def _row(self, request: Request, sampling: Sampling) -> _Row:
-        prompt = encode_prompt(request, self._tokenizer)
-        if not prompt:
-            raise RecordError(
-                f"record {request.id!r}: the prompt is empty, nothing can be generated from it"
+    def _rows(self, requests: Sequence[Request], sampling: Sampling) -> list[_Row]:
+        prompts = encode_prompts(requests, self._tokenizer, self._render)
+        context = _context_length(self._model)
+        rows: list[_Row] = []
+        for request, prompt in zip(requests, prompts, strict=True):
+            if not prompt:
+                raise RecordError(
+                    f"record '{request.id}': the prompt is empty, and the tokenizer puts nothing before "
+                    "it to start from; give a prompt, or remove the record"
+                )
+            if len(prompt) >= context:
+                raise RecordError(
+                    f"record '{request.id}': the prompt has {len(prompt)} tokens, which leaves no room in "
+                    f"the model's context of {context}; shorten it, or remove the record"
+                )
+            limit = min(sampling.max_new_tokens, context - len(prompt))
+            key = sample_key(
+                seed=sampling.seed, purpose=sampling.purpose, id=request.id, sample=request.sample
             )
-        room = _context_length(self._model) - len(prompt)
-        if room < 1:
-            raise RecordError(
-                f"record {request.id!r}: the prompt has {len(prompt)} tokens and the model's context "
-                f"{room + len(prompt)}; shorten the prompt"
-            )
-        key = sample_key(
-            seed=sampling.seed, purpose=sampling.purpose, id=request.id, sample=request.sample
-        )
-        return _Row(request, prompt, min(sampling.max_new_tokens, room), key)
+            rows.append(_Row(request, prompt, limit, key))
+        return rows
 
     def _decode(self, rows: list[_Row], sampling: Sampling, stops: _Stops) -> None:
         """Fill `tokens` and `finish` of every row."""
@@ -217,31 +232,33 @@ class LocalGenerator:
         return Completion(request.id, request.sample, text, row.finish or "length", len(row.tokens))
 
 
-def encode_prompt(request: Request, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Token ids of prompt and prefix as training renders them.
-
-    A string is used as it is, with the special tokens that the tokenizer puts in front (not those it puts at
-    the end); a conversation goes through the chat template with an open assistant turn.
+def encode_prompts(
+    requests: Sequence[Request], tokenizer: PreTrainedTokenizerFast, settings: RenderSettings
+) -> list[list[int]]:
+    """Token ids of each prompt with its prefix, as training sees them (`prefopt.text.render`).
 
     Raises:
-        ModelError: a conversation and a tokenizer without chat template.
+        RecordError, ModelError: as `render_prompt`.
     """
-    if isinstance(request.prompt, str):
-        tokens = list(tokenizer(request.prompt + request.prefix)["input_ids"])
-        while tokens and tokens[-1] == tokenizer.eos_token_id:
-            tokens.pop()
-        return tokens
-    if not tokenizer.chat_template:
-        raise ModelError(
-            f"record {request.id!r}: the prompt is a conversation, but the tokenizer of "
-            f"{tokenizer.name_or_path!r} has no chat template; give a template or use string prompts"
-        )
-    messages = [{"role": m.role, "content": m.content, **m.extra} for m in request.prompt]
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    return list(tokenizer(f"{text}{request.prefix}", add_special_tokens=False)["input_ids"])
+    rendered: list[RenderedResponse] = []
+    # Samples of one record share their prompt: templates are run once per text, not once per sample.
+    texts: dict[tuple[str, str], str] = {}
+    for request in requests:
+        key = (request.id, request.digest())
+        if key not in texts:
+            record = Preference(
+                request.id, request.prompt, (), prefix=request.prefix, meta=request.meta
+            )
+            texts[key] = render_prompt(record, tokenizer, settings)
+        chat = settings.prompt_format == "chat" or not isinstance(request.prompt, str)
+        text = texts[key]
+        rendered.append(RenderedResponse(text, (), special=chat, context=len(text)))
+    return [list(encoded.sequence.tokens) for encoded in encode(rendered, tokenizer)]
 
 
-def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+def end_tokens(
+    model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerFast
+) -> frozenset[int]:
     """Tokens that end a text: the tokenizer's end of sequence and those of the generation config."""
     config = getattr(model, "generation_config", None)
     listed = getattr(config, "eos_token_id", None)
@@ -251,7 +268,7 @@ def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> fr
 
 
 def _stops(
-    strings: tuple[str, ...], ends: frozenset[int], tokenizer: PreTrainedTokenizerBase
+    strings: tuple[str, ...], ends: frozenset[int], tokenizer: PreTrainedTokenizerFast
 ) -> _Stops:
     """Stop strings that are special tokens never show in the text: they stop as tokens."""
     special = {
@@ -282,28 +299,12 @@ def _selectable(cache: DynamicCache) -> bool:
     return all(hasattr(layer, "batch_select_indices") for layer in cache.layers)
 
 
-def _forward_keywords(model: PreTrainedModel) -> frozenset[str]:
-    """Names that the model's forward takes, looked up below a peft wrapper, which passes everything on."""
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return frozenset(inspect.signature(inner.forward).parameters)
+def _forward_keywords(model: PreTrainedModel | PeftModel) -> frozenset[str]:
+    """Names that the model's forward takes, looked up below a PEFT wrapper, which passes everything on."""
+    return frozenset(inspect.signature(plain_model(model).forward).parameters)
 
 
-def _context_length(model: PreTrainedModel) -> int:
+def _context_length(model: PreTrainedModel | PeftModel) -> int:
     """Longest sequence the position encoding was made for; unbounded where the config names none."""
     config = model.config.get_text_config(decoder=True)
     return getattr(config, "max_position_embeddings", None) or sys.maxsize
-
-
-def _weights_digest(model: PreTrainedModel) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        digest.update(memoryview(data.numpy()))
-    return digest.hexdigest()
-
-
-def _tokenizer_state(tokenizer: PreTrainedTokenizerBase) -> str:
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    vocabulary = backend.to_str() if backend else str(sorted(tokenizer.get_vocab().items()))
-    return f"{vocabulary}\0{tokenizer.chat_template}"

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from typing import TYPE_CHECKING
 
 import prefopt.methods
 from prefopt.config import RunConfig, unknown_name
 from prefopt.runs.method import Method
-from prefopt.runs.train import RunResult, plan_training, run_training
+
+if TYPE_CHECKING:
+    from prefopt.runs.train import RunResult
 
 
 def find_method(name: str) -> Method[RunConfig]:
@@ -30,9 +33,13 @@ def train(config: RunConfig) -> RunResult:
     Raises:
         PrefoptError: anything a user can cause, one line each.
     """
+    from prefopt.runs.train import run_training  # transformers is loaded only to train
+
     return run_training(config, find_method(config.method))
 
 
 def plan(config: RunConfig) -> dict[str, object]:
     """What `train` would do: the facts of `plan.json`, without a training step."""
+    from prefopt.runs.train import plan_training  # transformers is loaded only to plan
+
     return plan_training(config, find_method(config.method))

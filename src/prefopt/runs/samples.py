@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
-from prefopt.pack.batch import Example
+import torch
+
+from prefopt.pack.batch import Example, PackedBatch
 from prefopt.records import Message, Preference, Response
 from prefopt.train.preference import PreferenceLearner
 from prefopt.train.runtime import Runtime
-from prefopt.train.scoring import Packing, score_pairs
+from prefopt.train.scoring import Packing
 
 SAMPLES = 60
 """Records shown: enough to see the largest, smallest and wrong-way margins."""
+
+
+class PairReward(NamedTuple):
+    """Implicit rewards of one pair, as the objective logs them (beta times the log-ratio, for DPO)."""
+
+    id: str
+    chosen: int
+    rejected: int
+    reward_chosen: float
+    reward_rejected: float
 
 
 def sample_rows(
@@ -20,39 +33,59 @@ def sample_rows(
     examples: Sequence[Example],
     packing: Packing,
     runtime: Runtime,
+    *,
+    training: bool,
 ) -> list[dict[str, object]]:
-    """One row per pair of the first records: texts, and log-ratios (policy minus reference, nats) as rewards."""
-    chosen = [e for e in examples if e.pairs][:SAMPLES]
-    if not chosen:
-        return []
+    """One row per pair of the first records; none for objectives without pair rewards.
+
+    Args:
+        examples: the learner's training (`training`) or evaluation examples.
+    """
     by_id = {p.id: p for p in preferences}
-    kept = {e.id: e for e in chosen}
+    shown = [i for i, e in enumerate(examples) if e.pairs][:SAMPLES]
     rows: list[dict[str, object]] = []
-    rewards = score_pairs(
-        learner.module,
-        learner.reference,
-        chosen,
-        packing=packing,
-        device=runtime.device,
-        runtime=runtime,
-    )
-    for reward in rewards:
-        preference, example = by_id[reward.id], kept[reward.id]
-        better = preference.responses[_source(example, reward.chosen)]
-        worse = preference.responses[_source(example, reward.rejected)]
-        rows.append(
-            {
-                "id": reward.id,
-                "prompt": _prompt(preference),
-                "prefix": preference.prefix,
-                "chosen": _text(better),
-                "rejected": _text(worse),
-                "reward_chosen": round(reward.log_ratio_chosen, 4),
-                "reward_rejected": round(reward.log_ratio_rejected, 4),
-                "margin": round(reward.log_ratio_chosen - reward.log_ratio_rejected, 4),
-            }
-        )
+    learner.module.eval()
+    for pack in packing.batches([examples[i] for i in shown], rank=0, world_size=1):
+        mine = pack._replace(rows=tuple(tuple(shown[i] for i in row) for row in pack.rows))
+        batch = learner.batch(mine, training=training)
+        members = {examples[i].id: examples[i] for i in mine.items}
+        for reward in _rewards(learner, batch, runtime):
+            rows.append(_row(reward, by_id[reward.id], members[reward.id]))
     return rows
+
+
+def _rewards(
+    learner: PreferenceLearner, batch: PackedBatch, runtime: Runtime
+) -> Iterator[PairReward]:
+    with torch.no_grad(), runtime.autocast():
+        parts = learner.losses(learner.module, batch)
+    terms = parts[0].losses.terms
+    if "rewards/chosen" not in terms:
+        return
+    first: dict[int, int] = {}
+    for response, group in enumerate(batch.group.tolist()):
+        first.setdefault(group, response)
+    for number, group in enumerate(batch.pair_group.tolist()):
+        yield PairReward(
+            batch.ids[group],
+            int(batch.chosen[number]) - first[group],
+            int(batch.rejected[number]) - first[group],
+            float(terms["rewards/chosen"][number]),
+            float(terms["rewards/rejected"][number]),
+        )
+
+
+def _row(reward: PairReward, preference: Preference, example: Example) -> dict[str, object]:
+    return {
+        "id": reward.id,
+        "prompt": _prompt(preference),
+        "prefix": preference.prefix,
+        "chosen": _text(preference.responses[_source(example, reward.chosen)]),
+        "rejected": _text(preference.responses[_source(example, reward.rejected)]),
+        "reward_chosen": round(reward.reward_chosen, 5),
+        "reward_rejected": round(reward.reward_rejected, 5),
+        "margin": round(reward.reward_chosen - reward.reward_rejected, 5),
+    }
 
 
 def _source(example: Example, response: int) -> int:

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
 from prefopt.config import RunConfig
-from prefopt.errors import ConfigError, RecordError
+from prefopt.errors import ConfigError, ModelError, RecordError
 from prefopt.ledger import Ledger
+from prefopt.models.digest import model_digest
 from prefopt.models.load import (
+    LoadedModel,
     LoraSettings,
     ModelSettings,
     add_lora,
     disable_dropout,
     load_model,
     load_tokenizer,
-    weights_digest,
 )
 from prefopt.models.reference import (
     AdapterOffReference,
@@ -164,7 +166,7 @@ def load_policy(
     config: RunConfig, tokenizer: PreTrainedTokenizerFast, device: torch.device
 ) -> Policy:
     """The model to train, on its device, with an adapter if asked for and dropout off."""
-    loaded = load_model(config.model_name_or_path, _model_settings(config, device))
+    loaded = _load(config, config.model_name_or_path, device)
     model = loaded.model
     if config.use_peft and not loaded.is_adapter:
         lora = LoraSettings(
@@ -182,19 +184,25 @@ def load_policy(
     return Policy(model, tokenizer, fresh_adapter=config.use_peft and not loaded.is_adapter)
 
 
-def _model_settings(config: RunConfig, device: torch.device) -> ModelSettings:
-    attention = config.attn_implementation
-    if attention is None and device.type == "cuda" and config.layout in ("auto", "packed"):
-        attention = "flex_attention"
-    return ModelSettings(
+def _load(config: RunConfig, name: str, device: torch.device) -> LoadedModel:
+    """A model with the attention that suits the device, unless the recipe names one."""
+    settings = ModelSettings(
         revision=config.model_revision,
         dtype=config.dtype,
-        attn_implementation=attention,
+        attn_implementation=config.attn_implementation,
         trust_remote_code=config.trust_remote_code,
         device=str(device),
         tokenizer=config.tokenizer_name_or_path,
         chat_template=config.chat_template,
     )
+    chosen = config.attn_implementation is not None or config.layout in ("tree", "rows")
+    if chosen or device.type != "cuda":
+        return load_model(name, settings)
+    try:
+        return load_model(name, replace(settings, attn_implementation="flex_attention"))
+    except ModelError:
+        # An architecture without FlexAttention; anything else is wrong with the default attention too.
+        return load_model(name, settings)
 
 
 def build_reference(  # noqa: PLR0913 - the composition root of a run
@@ -217,16 +225,16 @@ def build_reference(  # noqa: PLR0913 - the composition root of a run
                 "reference: adapter_off needs an adapter that starts in this run (use_peft: true on a plain model): only "
                 "then is the model without it the policy's starting point; use reference: cached"
             )
-        return AdapterOffReference(scorer, digest=weights_digest(policy.model, adapter=False))
+        return AdapterOffReference(scorer, digest=model_digest(policy.model, adapter=False))
     if config.reference_model is None and kind == "cached":
         # A fresh adapter adds nothing yet, so the base weights identify what is scored, whatever the seed.
-        source, digest = scorer, weights_digest(policy.model, adapter=not policy.fresh_adapter)
+        source, digest = scorer, model_digest(policy.model, adapter=not policy.fresh_adapter)
     else:
         name = config.reference_model or config.model_name_or_path
-        other = load_model(name, _model_settings(config, runtime.device))
+        other = _load(config, name, runtime.device)
         disable_dropout(other.model)
         source = Scorer(other.model, chunk_bytes=config.head_chunk_bytes)
-        digest = weights_digest(other.model)
+        digest = model_digest(other.model)
     if kind == "live":
         return LiveReference(source, digest=digest)
     precision = f"{mixed_precision(config)}/{policy.model.dtype}/{packing.layout}"

@@ -299,7 +299,14 @@ def _finish(stage: _Stage, metrics: dict[str, float]) -> RunResult:
     save_model(stage.policy.model, stage.policy.tokenizer, folder.model)
     write_card(folder.model, _card(stage, metrics))
     held_out = stage.evaluation or stage.train
-    rows = sample_rows(stage.learner, held_out.preferences, held_out.examples, stage.packing, runtime)
+    rows = sample_rows(
+        stage.learner,
+        held_out.preferences,
+        held_out.examples,
+        stage.packing,
+        runtime,
+        training=stage.evaluation is None,
+    )
     folder.write_lines(folder.samples, rows)
     folder.write_json(folder.finished, {"metrics": metrics})
     write_report([folder.path], folder.report)
@@ -311,12 +318,7 @@ def _finish(stage: _Stage, metrics: dict[str, float]) -> RunResult:
 
 
 def _card(stage: _Stage, metrics: dict[str, float]) -> CardFacts:
-    defaults = type(stage.config).model_fields
-    changed = {
-        key: value
-        for key, value in stage.config.model_dump(mode="json").items()
-        if value != defaults[key].default
-    }
+    changed = stage.config.model_dump(mode="json", exclude_defaults=True)
     return CardFacts(
         method=stage.method.name,
         paper=stage.method.paper,

@@ -244,28 +244,34 @@ def _parallel(cells: Cells, role: str, count: int) -> list[JsonValue] | None:
 
 
 def _objects(cells: Cells) -> list[_Item]:
-    """Responses as objects with their score or rank inside."""
-    found: list[_Item] = []
-    for i, value in enumerate(cells.items("items")):
-        name = f"{cells.name('items')}[{i}]"
-        item = read_object(value, name, cells.origin)
-        key = next((key for key in _ITEM_TEXT if key in item), None)
-        if key is None:
-            raise RecordError(
-                f"{cells.origin}: '{name}' is {describe(item)}; give it one of {', '.join(_ITEM_TEXT)}"
-            )
-        content = cells.content(item[key], f"{name}.{key}")
-        score = next((item[key] for key in _ITEM_SCORE if item.get(key) is not None), None)
-        rank = item.get("rank")
-        found.append(
-            _Item(
-                name,
-                content,
-                None if score is None else cells.number(score, f"{name}.score"),
-                None if rank is None else cells.rank(rank, f"{name}.rank"),
-            )
+    """Responses as objects with their score or rank inside; ranks may count from 0 (NeMo)."""
+    objects = [
+        read_object(value, f"{cells.name('items')}[{i}]", cells.origin)
+        for i, value in enumerate(cells.items("items"))
+    ]
+    first = 0 if any(item.get("rank") == 0 for item in objects) else 1
+    return [
+        _object(cells, item, f"{cells.name('items')}[{i}]", first_rank=first)
+        for i, item in enumerate(objects)
+    ]
+
+
+def _object(cells: Cells, item: dict[str, JsonValue], name: str, *, first_rank: int) -> _Item:
+    key = next((key for key in _ITEM_TEXT if key in item), None)
+    if key is None:
+        raise RecordError(
+            f"{cells.origin}: '{name}' is {describe(item)}; give it one of {', '.join(_ITEM_TEXT)}"
         )
-    return found
+    score = next((item[key] for key in _ITEM_SCORE if item.get(key) is not None), None)
+    rank = item.get("rank")
+    if isinstance(rank, int) and not isinstance(rank, bool):
+        rank += 1 - first_rank
+    return _Item(
+        name,
+        cells.content(item[key], f"{name}.{key}"),
+        None if score is None else cells.number(score, f"{name}.score"),
+        None if rank is None else cells.rank(rank, f"{name}.rank"),
+    )
 
 
 def _single(cells: Cells) -> _Parts:

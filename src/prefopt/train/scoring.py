@@ -1,8 +1,8 @@
-"""Passes over examples without training: filling the reference cache, the step-0 guard, rewards of pairs."""
+"""Passes over examples without training: filling the reference cache and the step-0 guard."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from prefopt.errors import ModelError
 from prefopt.models.reference import LogpStore, Reference
-from prefopt.models.scorer import Scorer, sum_by_response
+from prefopt.models.scorer import Scorer
 from prefopt.pack.batch import Example, Layout, PackedBatch, collate
 from prefopt.pack.plan import Pack, PackLimits, plan_steps
 from prefopt.progress import progress
@@ -113,47 +113,3 @@ def require_small_gap(gap: float, *, precision: str) -> float:
             "weights, or scoring depends on the batch; set reference_model if that is meant, or delete the cache_dir"
         )
     return bound
-
-
-class PairReward(NamedTuple):
-    """Log-ratios of one pair after training, in nats (not scaled by beta)."""
-
-    id: str
-    chosen: int
-    rejected: int
-    log_ratio_chosen: float
-    log_ratio_rejected: float
-
-
-def score_pairs(
-    scorer: Scorer,
-    reference: Reference,
-    examples: Sequence[Example],
-    *,
-    packing: Packing,
-    device: torch.device,
-    runtime: Runtime,
-) -> list[PairReward]:
-    """Policy minus reference log-probability of chosen and rejected for every pair of `examples`."""
-    out: list[PairReward] = []
-    scorer.eval()
-    for pack in packing.batches(examples, rank=0, world_size=1):
-        batch = packing.collate(examples, pack).to(device)
-        with torch.no_grad(), runtime.autocast():
-            policy = sum_by_response(batch, scorer(batch).logp.float())
-            base = reference.logps(batch)
-        ratio = policy if base is None else policy - sum_by_response(batch, base)
-        first: Mapping[int, int] = _first_response(batch)
-        rows = zip(batch.pair_group.tolist(), batch.chosen.tolist(), batch.rejected.tolist(), strict=True)
-        out += [
-            PairReward(batch.ids[g], c - first[g], r - first[g], float(ratio[c]), float(ratio[r]))
-            for g, c, r in rows
-        ]
-    return out
-
-
-def _first_response(batch: PackedBatch) -> dict[int, int]:
-    first: dict[int, int] = {}
-    for response, group in enumerate(batch.group.tolist()):
-        first.setdefault(group, response)
-    return first
