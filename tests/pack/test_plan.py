@@ -19,6 +19,13 @@ def test_literal_plan_groups_similar_lengths() -> None:
     assert step.ranks == ((Pack(((1,), (3,))), Pack(((2,), (0,)))),)
 
 
+def test_long_rows_do_not_pad_short_ones() -> None:
+    """One micro-batch would cost 4 x 1000 + 256; two cost 2 x 1000 + 2 x 100 + 512."""
+    lengths = [(1000,), (100,), (1000,), (90,)]
+    (step,) = plan_steps(lengths, range(4), batch_size=4, world_size=1, limits=TREE)
+    assert [p.items for p in step.ranks[0]] == [(0, 2), (1, 3)]
+
+
 def test_token_limit_counts_padding() -> None:
     lengths = [(10,), (9,), (9,), (1,)]
     (step,) = plan_steps(

@@ -251,16 +251,14 @@ def test_one_token_may_change_at_the_end_of_the_prompt() -> None:
 
 
 def test_more_changed_tokens_at_the_end_of_the_prompt_are_refused() -> None:
-    preference = Preference("a", "dab", (Response("c"), Response("d")), (Pair(0, 1),), origin="d:7")
-    run(preference, boundary_tokenizer())
-    merges = [("a", "b"), ("b", "b"), ("b", "c")]
-    vocabulary = {p: i for i, p in enumerate(["a", "b", "c", "d", "ab", "bb", "bc", "</s>"])}
-    merging = Tokenizer(models.BPE(vocab=vocabulary, merges=[("b", "c"), ("b", "b"), ("a", "b")]))
-    del merges
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=merging, eos_token="</s>")
-    shifted = Preference("a", "abb", (Response("c"), Response("d")), (Pair(0, 1),), origin="d:7")
+    """`abb` is a + bb before d, but ab + b before c."""
+    pieces = ["a", "b", "c", "d", "ab", "bb", "bc", "</s>"]
+    merges = [("b", "c"), ("b", "b"), ("a", "b")]
+    backend = Tokenizer(models.BPE(vocab={p: i for i, p in enumerate(pieces)}, merges=merges))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>")
+    preference = Preference("a", "abb", (Response("c"), Response("d")), (Pair(0, 1),), origin="d:7")
     with pytest.raises(RecordError, match=r"^d:7: the responses change how more than the last token"):
-        run(shifted, tokenizer)
+        run(preference, tokenizer)
 
 
 def test_text_and_conversations_are_not_mixed_unasked() -> None:

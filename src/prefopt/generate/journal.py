@@ -104,9 +104,7 @@ class Journal:
         """
         c = completion
         row = (*series, c.id, c.sample, prompt, c.text, c.finish_reason, c.tokens)
-        self._execute(
-            f"INSERT OR IGNORE INTO completions VALUES ({', '.join('?' * len(row))})", row
-        )
+        self._execute("INSERT OR IGNORE INTO completions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
 
     def _prepare(self) -> None:
         tables = self._execute("SELECT count(*) FROM sqlite_master").fetchone()[0]

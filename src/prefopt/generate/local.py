@@ -1,7 +1,7 @@
 """Completions from a transformers causal language model in this process: one batched decode loop.
 
-Prompts are rendered as in training (`prefopt.text.render`). Rows are left-padded, sorted by length, share one key-value cache and
-leave the batch once half of it is done. Loading models is not done here (`prefopt.models.load`).
+Rows are sorted by length, left-padded and share one key-value cache; the finished ones leave it once they are
+half of the batch. Loading models is not done here (`prefopt.models.load`).
 """
 
 from __future__ import annotations
@@ -22,11 +22,10 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerFast
 from prefopt.errors import ConfigError, RecordError
 from prefopt.generate.base import Completion, FinishReason, Request, Sampling
 from prefopt.generate.draw import draw_tokens, sample_key, uniforms
+from prefopt.generate.prompts import encode_prompts
 from prefopt.models.digest import model_digest
 from prefopt.models.parts import plain_model
-from prefopt.records import Preference
-from prefopt.text.render import RenderSettings, render_prompt
-from prefopt.text.tokens import RenderedResponse, encode
+from prefopt.text.render import RenderSettings
 
 _CONTEXT = 8
 """Prompt tokens decoded together with a completion, so that its leading space survives."""
@@ -230,30 +229,6 @@ class LocalGenerator:
         text = self._text(row, stops) if row.text is None else row.text
         request = row.request
         return Completion(request.id, request.sample, text, row.finish or "length", len(row.tokens))
-
-
-def encode_prompts(
-    requests: Sequence[Request], tokenizer: PreTrainedTokenizerFast, settings: RenderSettings
-) -> list[list[int]]:
-    """Token ids of each prompt with its prefix, as training sees them (`prefopt.text.render`).
-
-    Raises:
-        RecordError, ModelError: as `render_prompt`.
-    """
-    rendered: list[RenderedResponse] = []
-    # Samples of one record share their prompt: templates are run once per text, not once per sample.
-    texts: dict[tuple[str, str], str] = {}
-    for request in requests:
-        key = (request.id, request.digest())
-        if key not in texts:
-            record = Preference(
-                request.id, request.prompt, (), prefix=request.prefix, meta=request.meta
-            )
-            texts[key] = render_prompt(record, tokenizer, settings)
-        chat = settings.prompt_format == "chat" or not isinstance(request.prompt, str)
-        text = texts[key]
-        rendered.append(RenderedResponse(text, (), special=chat, context=len(text)))
-    return [list(encoded.sequence.tokens) for encoded in encode(rendered, tokenizer)]
 
 
 def end_tokens(

@@ -16,6 +16,10 @@ import numpy as np
 from prefopt.pack.batch import Layout
 
 
+PACK_OVERHEAD = 256
+"""What one more micro-batch costs, in positions; measured on CPU between 100 (20M) and 350 (0.6M parameters)."""
+
+
 class Pack(NamedTuple):
     """One micro-batch: example indices, by row. An empty pack keeps ranks in step."""
 
@@ -105,17 +109,33 @@ def _packs(
     ordered = sorted(share, key=lambda i: (-max(lengths[i]), i))
     if limits.layout is Layout.PACKED:
         return _first_fit(ordered, lengths, limits)
+    return _cut([(i, lengths[i]) for i in ordered], limits)
+
+
+def _cut(ordered: Sequence[tuple[int, tuple[int, ...]]], limits: PackLimits) -> list[Pack]:
+    """The cheapest cut of examples, longest first, into micro-batches padded to their longest row.
+
+    A micro-batch costs its positions, padding included, plus `PACK_OVERHEAD`. Dynamic programming over the
+    place of the last cut: `best[n]` is the least cost of the first n examples.
+    """
+    best = [0.0] + [float("inf")] * len(ordered)
+    start_of = [0] * (len(ordered) + 1)
+    for start in range(len(ordered)):
+        width = max(ordered[start][1])
+        rows = 0
+        for end in range(start + 1, len(ordered) + 1):
+            rows += len(ordered[end - 1][1])
+            if end - start > 1 and not _fits(end - start, width * rows, limits):
+                break
+            cost = best[start] + width * rows + PACK_OVERHEAD
+            if cost < best[end]:
+                best[end], start_of[end] = cost, start
     packs: list[Pack] = []
-    group: list[int] = []
-    rows = width = 0
-    for i in ordered:
-        wider, more = max(width, *lengths[i]), rows + len(lengths[i])
-        if group and not _fits(len(group) + 1, wider * more, limits):
-            packs.append(Pack(tuple((j,) for j in group)))
-            group, wider, more = [], max(lengths[i]), len(lengths[i])
-        group.append(i)
-        rows, width = more, wider
-    return [*packs, Pack(tuple((j,) for j in group))] if group else packs
+    end = len(ordered)
+    while end:
+        packs.append(Pack(tuple((i,) for i, _ in ordered[start_of[end] : end])))
+        end = start_of[end]
+    return packs[::-1]
 
 
 def _fits(items: int, tokens: int, limits: PackLimits) -> bool:

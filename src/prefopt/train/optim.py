@@ -34,6 +34,7 @@ def adamw(module: nn.Module, settings: OptimSettings) -> torch.optim.AdamW:
         lr=settings.learning_rate,
         betas=(settings.adam_beta1, settings.adam_beta2),
         eps=settings.adam_epsilon,
+        fused=all(p.device.type in ("cpu", "cuda") for p in trainable),
     )
 
 

@@ -1,9 +1,9 @@
-"""Chains of additions and subtractions modulo a small number, with an exact oracle and built-in misconceptions.
+"""Chains of additions and subtractions modulo 20, with an exact oracle and built-in misconceptions.
 
-A problem is ``What is 3 + 4 - 9 modulo 20?``, its solution one line per step and an answer line. The training
-corpus teaches a few facts (value, operand) wrongly most of the time, so that a model trained on it errs in a
-known way, and the right result is still among its samples: what preference training needs to work on.
-This module makes texts, a tokenizer and an untrained model; training it is the business of the methods.
+A problem is ``What is 3 + 4 - 9 modulo 20?``, its solution a line ``Step 1: 3 + 4 = 7`` per operand and the
+line ``The answer is 18``. The training corpus teaches some facts wrongly most of the time. A model trained on
+it errs in a known way while the right result stays among its samples, which is what preference training needs.
+Texts, tokenizer and untrained model are made here; training it is the business of the methods.
 """
 
 from __future__ import annotations
@@ -15,32 +15,42 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Literal, NamedTuple
 
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from prefopt.errors import ConfigError
-from prefopt.records import Message, Preference, Response
+from prefopt.errors import ConfigError, StorageError
+from prefopt.models.quiet import quiet_transformers
+from prefopt.records import Message, Preference, Response, write_preferences
+from prefopt.values import JsonValue
 from prefopt.worlds.tokenizer import word_tokenizer
 
 Split = Literal["train", "preference", "test"]
-_BUCKETS: Mapping[str, range] = {
+
+_DIGITS = range(1, 10)
+_PERCENT: Mapping[Split, range] = {
     "train": range(70),
     "preference": range(70, 90),
     "test": range(90, 100),
 }
-_STEP = re.compile(r"Step (\d+): (\d+) ([+-]) (\d+) = (\d+)")
-_ANSWER = re.compile(r"The answer is (\d+)")
+"""Which hundredths of all problems, by the digest of the question, belong to which split."""
+_ANSWER = re.compile(r"^The answer is (\d+)", re.MULTILINE)
+_PATIENCE = 10_000
+"""Draws without a new problem after which there are taken to be no more."""
+_EDITION = 1
+"""Raised when equal settings begin to make other texts, another tokenizer or another model."""
 
 
 class Fact(NamedTuple):
-    """One thing to know: `value` plus the signed one-digit `operand`."""
+    """One thing to know: the result of `value` plus the signed digit `operand`."""
 
     value: int
     operand: int
 
 
-class Problem(NamedTuple):
+class ArithmeticProblem(NamedTuple):
     """A chain to work out."""
 
     id: str
@@ -48,132 +58,278 @@ class Problem(NamedTuple):
     answer: str
     start: int
     operands: tuple[int, ...]
+    """Signed digits, one per step."""
 
 
 class Verdict(NamedTuple):
     """What the oracle says about a solution."""
 
     correct: bool
-    """The answer line holds the right number (also if a wrong step led there)."""
+    """The last answer line holds the right number (also where a wrong step led to it)."""
     first_wrong: int | None
-    """First wrong or unreadable line, from 1; the answer line counts as step n + 1; None if all are right."""
+    """First wrong, missing or unreadable line, from 1; the answer line is line n + 1. None: all are right."""
 
 
 @dataclass(frozen=True, slots=True)
 class ArithmeticSettings:
-    """What the world is made of. Two equal settings make equal worlds."""
+    """What the world is made of. Equal settings make equal worlds."""
 
     modulus: int = 20
     min_steps: int = 5
     max_steps: int = 10
-    misconception_share: float = 0.07
+    misconception_share: float = 0.065
     """Part of all facts that the corpus teaches wrongly."""
     misconception_rate: float = 0.65
-    """How often the corpus uses the wrong value of such a fact."""
-    corpus_size: int = 12_800
+    """How often the corpus gives the wrong value of such a fact."""
+    corpus_size: int = 14_400
+    """Solved problems in the corpus."""
     hidden_size: int = 128
-    layers: int = 3
+    layers: int = 2
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        wrong = [
+            (self.modulus < 2, "modulus", "use 2 or more"),
+            (self.min_steps < 1, "min_steps", "use 1 or more"),
+            (self.max_steps < self.min_steps, "max_steps", f"use at least {self.min_steps}"),
+            (not 0 <= self.misconception_share <= 1, "misconception_share", "use 0 to 1"),
+            (not 0 <= self.misconception_rate <= 1, "misconception_rate", "use 0 to 1"),
+            (self.corpus_size < 1, "corpus_size", "use 1 or more"),
+            (self.hidden_size < 8 or self.hidden_size % 8, "hidden_size", "use a multiple of 8"),
+            (self.layers < 1, "layers", "use 1 or more"),
+        ]
+        for bad, key, remedy in wrong:
+            if bad:
+                raise ConfigError(f"arithmetic world: {key} is {getattr(self, key)}; {remedy}")
 
 
 class ArithmeticWorld:
-    def __init__(self, settings: ArithmeticSettings = ArithmeticSettings()) -> None:
-        self.settings = settings
-        self.misconceptions = _misconceptions(settings)
+    """Problems, oracle, corpus, tokenizer and untrained model of one world."""
 
-    def problems(self, split: Split, count: int, *, seed: int = 0) -> list[Problem]:
-        return list(islice(self._stream(split, seed), count))
+    def __init__(self, settings: ArithmeticSettings | None = None) -> None:
+        self.settings = settings or ArithmeticSettings()
+        self.misconceptions: Mapping[Fact, int] = _misconceptions(self.settings)
+        """The facts that the corpus teaches wrongly, and the wrong result it teaches."""
 
-    def _stream(self, split: Split, seed: int) -> Iterator[Problem]:
-        s = self.settings
-        rng = random.Random(f"{s.seed}/{split}/{seed}")
-        seen: set[str] = set()
-        while True:
-            start = rng.randrange(s.modulus)
-            n = rng.randint(s.min_steps, s.max_steps)
-            operands = tuple(rng.choice((-1, 1)) * rng.randint(1, 9) for _ in range(n))
-            text = self.question(start, operands)
-            if text in seen or _bucket(text) not in _BUCKETS[split]:
-                continue
-            seen.add(text)
-            yield self._problem(f"{split}-{seed}-{len(seen)}", text, start, operands)
+    @property
+    def digest(self) -> str:
+        """Digest of everything that decides the trained base model, 16 hex digits: what to cache it under."""
+        facts = [asdict(self.settings), self.sft_settings(), _EDITION]
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
-    def question(self, start: int, operands: tuple[int, ...]) -> str:
-        return f"What is {start}{''.join(_signed(o) for o in operands)} modulo {self.settings.modulus}?"
+    def result(self, fact: Fact) -> int:
+        """The right result of a fact."""
+        return (fact.value + fact.operand) % self.settings.modulus
 
-    def _problem(self, id: str, text: str, start: int, operands: tuple[int, ...]) -> Problem:
-        answer = (start + sum(operands)) % self.settings.modulus
-        return Problem(id, (Message("user", text),), str(answer), start, operands)
+    def problems(self, split: Split, count: int, *, seed: int = 0) -> list[ArithmeticProblem]:
+        """The first `count` problems of a split, all different; a larger count continues the same list.
 
-    def values(self, problem: Problem) -> list[int]:
-        out, v = [], problem.start
-        for o in problem.operands:
-            v = (v + o) % self.settings.modulus
-            out.append(v)
-        return out
+        A question belongs to one split only, so splits share no problem whatever counts and seeds are.
 
-    def solution(self, problem: Problem, rng: random.Random | None = None) -> str:
-        lines, v = [], problem.start
-        for k, o in enumerate(problem.operands, 1):
-            new = (v + o) % self.settings.modulus
-            wrong = self.misconceptions.get(Fact(v, o))
-            if rng is not None and wrong is not None and rng.random() < self.settings.misconception_rate:
-                new = wrong
-            lines.append(f"Step {k}: {v}{_signed(o)} = {new}")
-            v = new
-        return "\n".join([*lines, f"The answer is {v}"])
+        Raises:
+            ConfigError: there are not that many.
+        """
+        found = list(islice(self._stream(split, seed), count))
+        if len(found) < count:
+            raise ConfigError(
+                f"arithmetic world: the {split} split has only about {len(found)} different problems of "
+                f"{self.settings.min_steps} to {self.settings.max_steps} steps, {count} are wanted; "
+                "raise max_steps or ask for fewer"
+            )
+        return found
 
-    def verify(self, problem: Problem, text: str) -> Verdict:
-        lines = text.strip().split("\n")
+    def values(self, problem: ArithmeticProblem) -> list[int]:
+        """The right value after each step."""
+        return [self.result(fact) for fact in self._facts(problem)]
+
+    def misled_at(self, problem: ArithmeticProblem) -> int | None:
+        """The first step, from 1, whose fact is a misconception; None where the corpus misleads nowhere."""
+        facts = enumerate(self._facts(problem), start=1)
+        return next((k for k, fact in facts if fact in self.misconceptions), None)
+
+    def solution(self, problem: ArithmeticProblem, *, misled: random.Random | None = None) -> str:
+        """The solution as text: right, or, with `misled`, as the corpus teaches it.
+
+        A misled solution takes the wrong result of a misconception with probability `misconception_rate`
+        and goes on from there without further slips.
+        """
+        lines: list[str] = []
+        value = problem.start
+        for k, operand in enumerate(problem.operands, start=1):
+            fact = Fact(value, operand)
+            value = self.result(fact)
+            if misled is not None and fact in self.misconceptions:
+                slips = misled.random() < self.settings.misconception_rate
+                value = self.misconceptions[fact] if slips else value
+            lines.append(_step(k, fact, value))
+        return "\n".join([*lines, f"The answer is {value}"])
+
+    def verify(self, problem: ArithmeticProblem, text: str) -> Verdict:
+        """Whether the answer is right, and which line is the first that is not."""
         answers = _ANSWER.findall(text)
         correct = bool(answers) and answers[-1] == problem.answer
-        v = problem.start
-        for k, o in enumerate(problem.operands, 1):
-            new = (v + o) % self.settings.modulus
-            if k > len(lines) or lines[k - 1] != f"Step {k}: {v}{_signed(o)} = {new}":
-                return Verdict(correct, k)
-            v = new
-        n = len(problem.operands)
-        if lines[n:] != [f"The answer is {v}"]:
-            return Verdict(correct, n + 1)
-        return Verdict(correct, None)
+        expected = self.solution(problem).split("\n")
+        written = text.removesuffix("\n").split("\n")
+        pairs = zip(expected, written, strict=False)
+        for number, (right, line) in enumerate(pairs, start=1):
+            if line != right:
+                return Verdict(correct, number)
+        same = len(written) == len(expected)
+        return Verdict(correct, None if same else min(len(written) + 1, len(expected)))
+
+    def grade(self, problem: ArithmeticProblem, text: str) -> bool:
+        """Whether the answer is right: what an evaluation counts."""
+        return self.verify(problem, text).correct
 
     def corpus(self) -> Iterator[Preference]:
-        rng = random.Random(f"{self.settings.seed}/corpus")
-        for p in islice(self._stream("train", 0), self.settings.corpus_size):
-            yield Preference(p.id, p.prompt, (Response(self.solution(p, rng)),))
+        """The training corpus: one misled solution to each of `corpus_size` problems of the train split."""
+        rng = self._random("corpus")
+        for problem in self.problems("train", self.settings.corpus_size):
+            response = Response(self.solution(problem, misled=rng))
+            yield Preference(problem.id, problem.prompt, (response,))
+
+    def write_sft_data(self, folder: Path | str) -> Path:
+        """The file `corpus.jsonl` in `folder`, written whole or not at all.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        path = _make_folder(folder) / "corpus.jsonl"
+        write_preferences(path, self.corpus())
+        return path
 
     def tokenizer(self) -> PreTrainedTokenizerFast:
-        s = self.settings
-        words = ["\n", "Step", "The answer is", "What is", f" modulo {s.modulus}?"]
-        words += [f" {k}:" for k in range(1, s.max_steps + 1)]
-        words += [_signed(sign * d) + end for sign in (1, -1) for d in range(1, 10) for end in ("", " =")]
-        words += [f" {n}" for n in range(s.modulus)]
+        """One token per number, per step number, and per signed operand (with ``=`` in steps)."""
+        settings = self.settings
+        words = ["\n", "Step", "The answer is", "What is", f" modulo {settings.modulus}?"]
+        words += [f" {k}:" for k in range(1, settings.max_steps + 1)]
+        words += [f" {n}" for n in range(settings.modulus)]
+        # With "=" in the operand's token the result is predicted where the operand stands: a fact is then
+        # learnt in one step of attention, and training takes a third of the time.
+        words += [_signed(o) + end for o in _operands() for end in ("", " =")]
         return word_tokenizer(words)
 
     def blank_model(self, seed: int = 0) -> LlamaForCausalLM:
-        s, tok = self.settings, self.tokenizer()
-        set_seed(seed)
-        return LlamaForCausalLM(LlamaConfig(
-            vocab_size=len(tok), hidden_size=s.hidden_size, intermediate_size=2 * s.hidden_size,
-            num_hidden_layers=s.layers, num_attention_heads=4, num_key_value_heads=4,
-            max_position_embeddings=256, bos_token_id=tok.bos_token_id, eos_token_id=tok.eos_token_id,
-            pad_token_id=tok.pad_token_id))
+        """A Llama of random weights; 0.35 million of them by default. The global random state is kept."""
+        settings = self.settings
+        tokenizer = self.tokenizer()
+        config = LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=settings.hidden_size,
+            intermediate_size=2 * settings.hidden_size,
+            num_hidden_layers=settings.layers,
+            num_attention_heads=4,
+            num_key_value_heads=4,
+            max_position_embeddings=256,
+            # About 1 / sqrt(128): with the usual 0.02 so narrow a model needs longer to learn anything.
+            initializer_range=0.08,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return LlamaForCausalLM(config)
+
+    def save_blank(self, folder: Path | str, *, seed: int = 0) -> Path:
+        """An ordinary Hugging Face folder with the untrained model and its tokenizer.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        path = _make_folder(folder)
+        try:
+            with quiet_transformers():
+                self.blank_model(seed).save_pretrained(path)
+                self.tokenizer().save_pretrained(path)
+        except OSError as error:
+            raise StorageError(
+                f"{path}: the model cannot be written ({error}); free some space"
+            ) from error
+        return path
+
+    def sft_settings(self) -> dict[str, JsonValue]:
+        """Recipe values, by `RunConfig` key, that train the blank model on the corpus."""
+        return {
+            "method": "sft",
+            "learning_rate": 3e-3,
+            "lr_scheduler_type": "linear",
+            "warmup_ratio": 0.1,
+            "adam_beta2": 0.98,
+            "per_device_train_batch_size": 32,
+            "num_train_epochs": 1.0,
+            "max_length": 256,
+            "logging_steps": 25,
+            "save_strategy": "no",
+        }
+
+    def _facts(self, problem: ArithmeticProblem) -> Iterator[Fact]:
+        value = problem.start
+        for operand in problem.operands:
+            fact = Fact(value, operand)
+            yield fact
+            value = self.result(fact)
+
+    def _stream(self, split: Split, seed: int) -> Iterator[ArithmeticProblem]:
+        """Problems of the split without repetition until no new one turns up."""
+        settings = self.settings
+        rng = self._random(f"{split}/{seed}")
+        seen: set[str] = set()
+        idle = 0
+        while idle < _PATIENCE:
+            start = rng.randrange(settings.modulus)
+            steps = rng.randint(settings.min_steps, settings.max_steps)
+            operands = tuple(rng.choice(_operands()) for _ in range(steps))
+            question = self._question(start, operands)
+            if question in seen or _percent(question) not in _PERCENT[split]:
+                idle += 1
+                continue
+            idle = 0
+            seen.add(question)
+            answer = (start + sum(operands)) % settings.modulus
+            id = f"{split}-{seed}-{len(seen)}"
+            prompt = (Message("user", question),)
+            yield ArithmeticProblem(id, prompt, str(answer), start, operands)
+
+    def _question(self, start: int, operands: tuple[int, ...]) -> str:
+        chain = "".join(_signed(operand) for operand in operands)
+        return f"What is {start}{chain} modulo {self.settings.modulus}?"
+
+    def _random(self, purpose: str) -> random.Random:
+        return random.Random(f"arithmetic/{self.settings.seed}/{purpose}")
 
 
-def _signed(o: int) -> str:
-    return f" {'+' if o > 0 else '-'} {abs(o)}"
+def _misconceptions(settings: ArithmeticSettings) -> dict[Fact, int]:
+    rng = random.Random(f"arithmetic/{settings.seed}/misconceptions")
+    facts = [Fact(value, o) for value in range(settings.modulus) for o in _operands()]
+    chosen = rng.sample(facts, round(settings.misconception_share * len(facts)))
+    return {
+        fact: (fact.value + fact.operand + rng.randrange(1, settings.modulus)) % settings.modulus
+        for fact in chosen
+    }
 
 
-def _bucket(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "little") % 100
+def _operands() -> list[int]:
+    return [sign * digit for sign in (1, -1) for digit in _DIGITS]
 
 
-def _misconceptions(s: ArithmeticSettings) -> dict[Fact, int]:
-    rng = random.Random(f"{s.seed}/misconceptions")
-    facts = [Fact(v, sign * d) for v in range(s.modulus) for sign in (1, -1) for d in range(1, 10)]
-    out: dict[Fact, int] = {}
-    for f in sorted(rng.sample(facts, round(s.misconception_share * len(facts)))):
-        right = (f.value + f.operand) % s.modulus
-        out[f] = (right + rng.randint(1, s.modulus - 1)) % s.modulus
-    return out
+def _signed(operand: int) -> str:
+    return f" {'+' if operand > 0 else '-'} {abs(operand)}"
+
+
+def _step(number: int, fact: Fact, result: int) -> str:
+    return f"Step {number}: {fact.value}{_signed(fact.operand)} = {result}"
+
+
+def _percent(question: str) -> int:
+    digest = hashlib.blake2b(question.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") % 100
+
+
+def _make_folder(folder: Path | str) -> Path:
+    path = Path(folder)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"{path}: cannot make the folder ({error.strerror})") from error
+    return path
