@@ -49,7 +49,9 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--shapes", nargs="+", default=list(SHAPES), choices=SHAPES)
     parser.add_argument("--steps", type=int, default=5, help="optimiser steps, the first not timed")
     parser.add_argument("--repeats", type=int, default=1)
@@ -79,7 +81,9 @@ def compare(shape: str, arguments: argparse.Namespace, work: Path) -> dict:
         "speedup_rows_over_trl": seconds["trl"] / seconds["rows"],
         "speedup_tree_over_rows": seconds["rows"] / seconds["tree"],
         "largest_relative_loss_difference": {
-            side: max(abs(a - b) / abs(b) for a, b in zip(out[side]["losses"], reference, strict=True))
+            side: max(
+                abs(a - b) / abs(b) for a, b in zip(out[side]["losses"], reference, strict=True)
+            )
             for side in ("rows", "tree")
         },
     }
@@ -152,9 +156,10 @@ def run_prefopt(arguments: argparse.Namespace, work: Path, records: list, per_st
 
 def run_trl(arguments: argparse.Namespace, work: Path, records: list, pairs_per_step: int) -> dict:
     from datasets import Dataset
-    from prefopt.pack.plan import shuffled
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
     from trl import DPOConfig, DPOTrainer
+
+    from prefopt.pack.plan import shuffled
 
     class Clock(TrainerCallback):
         seconds: list[float] = []

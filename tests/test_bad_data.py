@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.tiny import make_tokenizer
 
 from prefopt.errors import ConfigError, ModelError, PrefoptError, RecordError, StorageError
 from prefopt.ledger import Ledger
 from prefopt.pack.prepare import PrepareSettings, prepare
 from prefopt.text.sources import load_preferences
+from tests.tiny import make_tokenizer
 
 GOOD = {"prompt": "q", "chosen": "a", "rejected": "b"}
 ASK = {"role": "user", "content": "q"}
@@ -111,17 +111,18 @@ ERRORS: dict[str, tuple[str, str | bytes, type[PrefoptError], list[str]]] = {
     "empty list": ("d.json", "[]", RecordError, ["d.json: there are no rows"]),
     "header only": ("d.csv", "prompt,chosen,rejected\n", RecordError, ["d.csv: there are no rows"]),
     "broken line": ("d.jsonl", lines(GOOD) + '{"prompt": "q", chosen\n', RecordError,
-        ["d.jsonl:2: broken JSON at column 16", "repair or remove the line"]),
+        ["d.jsonl:2: broken JSON at column 17", "repair or remove the line"]),
     "line that is no object": ("d.jsonl", lines(GOOD) + "[1, 2]\n", RecordError,
         ["d.jsonl:2: the line is a list of 2 items; every line has to be one JSON object"]),
     "json that is no list": ("d.json", json.dumps({"data": [GOOD]}), RecordError,
         ["d.json: the file is an object with keys data, not a list of rows; wrap the rows in [ ], or use .jsonl"]),
     "json list of texts": ("d.json", '[\n"a"]', RecordError,
-        ["d.json:2: the row is the text \"a\"; every row has to be an object"]),
+        ['d.json:2: the row is the text "a"; every row has to be an object']),
     "broken json list": ("d.json", '[{"prompt": "q"},\n {"prompt": }]', RecordError,
         ["d.json:2: broken JSON at column 13", "repair the file there"]),
     "json list that never ends": ("d.json", '[{"prompt": "q"}\n', RecordError, ["d.json:2: broken JSON at column 1"]),
-    "not utf-8": ("d.jsonl", b'{"prompt": "\xff"}', RecordError, ["d.jsonl: no UTF-8 text at byte 12; save the file as"]),
+    "not utf-8": ("d.jsonl", b'{"prompt": "\xff"}', RecordError,
+        ["d.jsonl: no UTF-8 text at byte 12; save the file as"]),
     "unreadable parquet": ("d.parquet", b"PAR1 nothing", RecordError,
         ["d.parquet: no readable Parquet file", "write it again or copy it anew"]),
     "unknown type": ("d.xlsx", b"", RecordError,
@@ -143,13 +144,17 @@ def test_one_line_with_place_and_remedy(name: str, tmp_path: Path) -> None:
 
 def test_missing_file_suggests_near_names(tmp_path: Path) -> None:
     (tmp_path / "train_pairs.jsonl").write_text(lines(GOOD))
-    with pytest.raises(StorageError, match=r"train_pair\.jsonl: no such file; did you mean train_pairs\.jsonl\?"):
+    with pytest.raises(
+        StorageError, match=r"train_pair\.jsonl: no such file; did you mean train_pairs\.jsonl\?"
+    ):
         load_preferences(tmp_path / "train_pair.jsonl", ledger=Ledger("x"))
     with pytest.raises(StorageError, match="its folder .* does not exist either; check the path"):
         load_preferences(tmp_path / "absent" / "x.jsonl", ledger=Ledger("x"))
 
 
-def test_relative_path_is_not_taken_for_a_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_relative_path_is_not_taken_for_a_hub_id(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data").mkdir()
     with pytest.raises(StorageError, match=r"^data/train: no such file"):
@@ -169,12 +174,26 @@ def test_folder_that_is_no_dataset(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("columns", "error", "message"),
     [
-        ({"choosen": "a"}, ConfigError, "columns: unknown role 'choosen'; did you mean 'chosen'? known roles are"),
-        ({"chosen": "promt"}, RecordError, "columns.chosen: d.jsonl has no column 'promt'; did you mean 'prompt'?"),
-        ({"meta": "zzz"}, RecordError, "columns.meta: d.jsonl has no column 'zzz'; there are prompt, chosen, rejected"),
+        (
+            {"choosen": "a"},
+            ConfigError,
+            "columns: unknown role 'choosen'; did you mean 'chosen'? known roles are",
+        ),
+        (
+            {"chosen": "promt"},
+            RecordError,
+            "columns.chosen: d.jsonl has no column 'promt'; did you mean 'prompt'?",
+        ),
+        (
+            {"meta": "zzz"},
+            RecordError,
+            "columns.meta: d.jsonl has no column 'zzz'; there are prompt, chosen, rejected",
+        ),
     ],
 )
-def test_wrong_mapping(columns: dict[str, str], error: type[PrefoptError], message: str, tmp_path: Path) -> None:
+def test_wrong_mapping(
+    columns: dict[str, str], error: type[PrefoptError], message: str, tmp_path: Path
+) -> None:
     (tmp_path / "d.jsonl").write_text(lines(GOOD))
     with pytest.raises(error) as caught:
         load_preferences(tmp_path / "d.jsonl", ledger=Ledger("x"), columns=columns)
@@ -192,24 +211,58 @@ FATES: dict[str, tuple[dict[str, Any], int, dict[str, int], dict[str, int]]] = {
     "white space response": ({**GOOD, "rejected": " \n\t"}, 64, {"empty response": 1}, {}),
     "identical": ({**GOOD, "rejected": "a"}, 64, {"chosen equals rejected": 1}, {}),
     "identical after the cut": (
-        {"prompt": "q ", "chosen": "aaaaaaaa1", "rejected": "aaaaaaaa2"}, 6, {"identical after the cut": 1}, {}),
+        {"prompt": "q ", "chosen": "aaaaaaaa1", "rejected": "aaaaaaaa2"},
+        6,
+        {"identical after the cut": 1},
+        {},
+    ),
     "prompt too long": ({**GOOD, "prompt": "q" * 80}, 64, {"prompt too long": 1}, {}),
-    "response too long": ({**GOOD, "prompt": "q ", "chosen": "x" * 80}, 64, {"end of a response cut": 1}, {}),
+    "response too long": (
+        {**GOOD, "prompt": "q ", "chosen": "x" * 80},
+        64,
+        {"end of a response cut": 1},
+        {},
+    ),
     "empty prompt": (
-        {**GOOD, "prompt": "", "chosen": "abc"}, 64, {},
-        {"empty prompt": 1, "empty prompt and no BOS token: the first token is not scored": 1}),
+        {**GOOD, "prompt": "", "chosen": "abc"},
+        64,
+        {},
+        {"empty prompt": 1, "empty prompt and no BOS token: the first token is not scored": 1},
+    ),
     "empty prompt and one letter": (
         {**GOOD, "prompt": "", "chosen": [{"role": "assistant", "content": ""}], "rejected": [SAY]},
-        64, {"empty response": 1}, {}),
-    "all equal scores": ({**LIST, "scores": [2, 2], "prompt": "q "}, 64, {}, {"no pair: every score or rank is equal": 1}),
+        64,
+        {"empty response": 1},
+        {},
+    ),
+    "all equal scores": (
+        {**LIST, "scores": [2, 2], "prompt": "q "},
+        64,
+        {},
+        {"no pair: every score or rank is equal": 1},
+    ),
     "no scores": (
-        {"prompt": "q ", "responses": ["a", "b"]}, 64, {},
-        {"no pair: several responses without a score or rank for each": 1}),
+        {"prompt": "q ", "responses": ["a", "b"]},
+        64,
+        {},
+        {"no pair: several responses without a score or rank for each": 1},
+    ),
     "inverted scores": (
-        {**GOOD, "prompt": "q ", "score_chosen": 1, "score_rejected": 2}, 64, {}, {"chosen scores lower than rejected": 1}),
-    "glued": ({**GOOD, "prompt": "q"}, 64, {}, {
-        "prompt ends in a letter or digit and a response starts with one, without a space; set response_separator": 1}),
-}  # fmt: skip
+        {**GOOD, "prompt": "q ", "score_chosen": 1, "score_rejected": 2},
+        64,
+        {},
+        {"chosen scores lower than rejected": 1},
+    ),
+    "glued": (
+        {**GOOD, "prompt": "q"},
+        64,
+        {},
+        {
+            "prompt ends in a letter or digit and a response starts with one, without a space; "
+            "set response_separator": 1
+        },
+    ),
+}
 
 
 @pytest.mark.parametrize("pad", [True, False])
@@ -220,7 +273,9 @@ def test_poor_rows_have_a_fate_or_a_note(name: str, pad: bool, tmp_path: Path) -
     path.write_text(lines(row))
     ledger = Ledger("x")
     loaded = load_preferences(path, ledger=ledger)
-    prepare(loaded.preferences, make_tokenizer(pad=pad), PrepareSettings(max_length=max_length), ledger)
+    prepare(
+        loaded.preferences, make_tokenizer(pad=pad), PrepareSettings(max_length=max_length), ledger
+    )
     assert (ledger.reasons, ledger.notes) == (reasons, notes)
     assert ledger.read == 1 == ledger.kept_count + ledger.cut_count + ledger.dropped_count
 
@@ -230,7 +285,9 @@ def test_duplicates_and_strict(tmp_path: Path) -> None:
     path.write_text(lines(GOOD, GOOD))
     ledger = Ledger("x")
     load_preferences(path, ledger=ledger)
-    with pytest.raises(RecordError, match=r"d\.jsonl:2 dropped \(duplicate of an earlier row\); repair these rows"):
+    with pytest.raises(
+        RecordError, match=r"d\.jsonl:2 dropped \(duplicate of an earlier row\); repair these rows"
+    ):
         ledger.enforce(strict=True)
 
 
@@ -239,5 +296,7 @@ def test_conversations_need_a_chat_template(tmp_path: Path) -> None:
     path.write_text(lines({"messages": [ASK, SAY]}))
     ledger = Ledger("x")
     loaded = load_preferences(path, ledger=ledger)
-    with pytest.raises(ModelError, match=r"d\.jsonl:1: the prompt is a conversation, but the tokenizer has no chat"):
+    with pytest.raises(
+        ModelError, match=r"d\.jsonl:1: the prompt is a conversation, but the tokenizer has no chat"
+    ):
         prepare(loaded.preferences, make_tokenizer(chat_template=None), PrepareSettings(), ledger)

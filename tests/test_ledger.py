@@ -35,10 +35,38 @@ def test_json_is_literal() -> None:
         "reasons": {"long": 2, "empty": 1},
         "notes": {"odd": 1},
         "rows": [
-            {"id": "x:2", "origin": "data/x.jsonl:2", "fate": "cut", "reason": "long", "tokens": 7, "notes": []},
-            {"id": "x:3", "origin": "data/x.jsonl:3", "fate": "cut", "reason": "long", "tokens": 5, "notes": []},
-            {"id": "x:4", "origin": "data/x.jsonl:4", "fate": "dropped", "reason": "empty", "tokens": 0, "notes": []},
-            {"id": "x:5", "origin": "data/x.jsonl:5", "fate": "kept", "reason": "", "tokens": 0, "notes": ["odd"]},
+            {
+                "id": "x:2",
+                "origin": "data/x.jsonl:2",
+                "fate": "cut",
+                "reason": "long",
+                "tokens": 7,
+                "notes": [],
+            },
+            {
+                "id": "x:3",
+                "origin": "data/x.jsonl:3",
+                "fate": "cut",
+                "reason": "long",
+                "tokens": 5,
+                "notes": [],
+            },
+            {
+                "id": "x:4",
+                "origin": "data/x.jsonl:4",
+                "fate": "dropped",
+                "reason": "empty",
+                "tokens": 0,
+                "notes": [],
+            },
+            {
+                "id": "x:5",
+                "origin": "data/x.jsonl:5",
+                "fate": "kept",
+                "reason": "",
+                "tokens": 0,
+                "notes": ["odd"],
+            },
         ],
     }
 
@@ -63,7 +91,9 @@ def test_a_row_without_a_fate_is_a_bug() -> None:
 
 def test_a_second_fate_is_a_bug() -> None:
     ledger = filled()
-    with pytest.raises(ValueError, match="row 'x:4' of data/x.jsonl is dropped already, it cannot be kept"):
+    with pytest.raises(
+        ValueError, match="row 'x:4' of data/x.jsonl is dropped already, it cannot be kept"
+    ):
         ledger.keep("x:4")
 
 

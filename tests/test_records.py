@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -93,7 +95,7 @@ def test_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     write_preferences(path, [FULL])
     before = path.read_bytes()
 
-    def broken() -> object:
+    def broken() -> Iterator[Preference]:
         yield FULL
         raise OSError(28, "No space left on device")
 
@@ -112,20 +114,29 @@ def test_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
         ({"from": "human", "value": "a"}, Message("user", "a")),
         ({"from": "gpt", "value": "a"}, Message("assistant", "a")),
         ({"from": "observation", "value": "a"}, Message("tool", "a")),
-        ({"role": "assistant", "content": "a", "loss": False}, Message("assistant", "a", train=False)),
-        ({"role": "assistant", "content": "a", "weight": 0}, Message("assistant", "a", train=False)),
+        (
+            {"role": "assistant", "content": "a", "loss": False},
+            Message("assistant", "a", train=False),
+        ),
+        (
+            {"role": "assistant", "content": "a", "weight": 0},
+            Message("assistant", "a", train=False),
+        ),
         ({"role": "assistant", "content": "a", "name": None}, Message("assistant", "a")),
         (
             {"role": "assistant", "content": None, "tool_calls": [1]},
             Message("assistant", "", extra={"tool_calls": [1]}),
         ),
         (
-            {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
+            {
+                "role": "user",
+                "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}],
+            },
             Message("user", "ab"),
         ),
     ],
 )
-def test_messages_of_the_wild(value: dict[str, object], expected: Message) -> None:
+def test_messages_of_the_wild(value: dict[str, Any], expected: Message) -> None:
     assert read_message(value, "m", "x:1") == expected
 
 
@@ -133,26 +144,67 @@ def test_messages_of_the_wild(value: dict[str, object], expected: Message) -> No
     ("change", "message"),
     [
         ({"id": None}, "x:1: 'id' is null; give a text"),
-        ({"pairs": [{"chosen": 0, "rejected": 2}]}, "x:1: pairs[0].rejected is 2, but there are 2 responses; use 0 to 1"),
+        (
+            {"pairs": [{"chosen": 0, "rejected": 2}]},
+            "x:1: pairs[0].rejected is 2, but there are 2 responses; use 0 to 1",
+        ),
         ({"pairs": [{"chosen": 1, "rejected": 1}]}, "x:1: pairs[0] prefers response 1 to itself"),
-        ({"pairs": [{"chosen": True, "rejected": 1}]}, "x:1: 'pairs[0].chosen' is true; give the position"),
-        ({"pairs": [{"chosen": 0, "rejected": 1, "weight": -1}]}, "pairs[0].weight is -1.0; give a number of at least 0"),
-        ({"responses": []}, "x:1: 'responses' is an empty list; give a list with at least one item"),
-        ({"responses": [{"text": "a", "rank": 0}, {"text": "b"}]}, "'responses[0].rank' is the number 0; ranks are"),
-        ({"responses": [{"text": "a", "score": "high"}, {"text": "b"}]}, '\'responses[0].score\' is the text "high"; give a finite'),
-        ({"responses": [{"text": "a", "score": float("nan")}, {"text": "b"}]}, "'responses[0].score' is the number nan"),
-        ({"responses": [{"text": "a", "turns": [{"role": "assistant", "content": "b"}]}]}, "responses[0] has both text and turns"),
-        ({"responses": [{"turns": [{"role": "user", "content": "b"}]}]}, "responses[0] ends with a user message"),
-        ({"responses": [{"texts": "a"}]}, "responses[0] has the unknown key 'texts'; known are text, turns"),
+        (
+            {"pairs": [{"chosen": True, "rejected": 1}]},
+            "x:1: 'pairs[0].chosen' is true; give the position",
+        ),
+        (
+            {"pairs": [{"chosen": 0, "rejected": 1, "weight": -1}]},
+            "pairs[0].weight is -1.0; give a number of at least 0",
+        ),
+        (
+            {"responses": []},
+            "x:1: 'responses' is an empty list; give a list with at least one item",
+        ),
+        (
+            {"responses": [{"text": "a", "rank": 0}, {"text": "b"}]},
+            "'responses[0].rank' is the number 0; ranks are",
+        ),
+        (
+            {"responses": [{"text": "a", "score": "high"}, {"text": "b"}]},
+            "'responses[0].score' is the text \"high\"; give a finite",
+        ),
+        (
+            {"responses": [{"text": "a", "score": float("nan")}, {"text": "b"}]},
+            "'responses[0].score' is the number nan",
+        ),
+        (
+            {"responses": [{"text": "a", "turns": [{"role": "assistant", "content": "b"}]}]},
+            "responses[0] has both text and turns",
+        ),
+        (
+            {"responses": [{"turns": [{"role": "user", "content": "b"}]}]},
+            "responses[0] ends with a user message",
+        ),
+        (
+            {"responses": [{"texts": "a"}]},
+            "responses[0] has the unknown key 'texts'; known are text, turns",
+        ),
         ({"promt": "x"}, "the record has the unknown key 'promt'; known are id, prompt"),
-        ({"prompt": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}, "the prompt ends with an assistant message"),
-        ({"prompt": [{"role": "robot", "content": "a"}]}, '\'prompt[0].role\' is the text "robot"; known roles are system'),
+        (
+            {"prompt": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]},
+            "the prompt ends with an assistant message",
+        ),
+        (
+            {"prompt": [{"role": "robot", "content": "a"}]},
+            "'prompt[0].role' is the text \"robot\"; known roles are system",
+        ),
         ({"prompt": []}, "x:1: the prompt has no messages"),
         ({"prompt": 3}, "'prompt' is the number 3; give a text or a list of messages"),
     ],
 )
-def test_unsound_records_are_refused_by_name(change: dict[str, object], message: str) -> None:
-    row = {"id": "a", "prompt": "Hi", "responses": [{"text": "yes"}, {"text": "no"}], **change}
+def test_unsound_records_are_refused_by_name(change: dict[str, Any], message: str) -> None:
+    row: dict[str, Any] = {
+        "id": "a",
+        "prompt": "Hi",
+        "responses": [{"text": "yes"}, {"text": "no"}],
+        **change,
+    }
     with pytest.raises(RecordError) as error:
         preference_from_json(row, origin="x:1")
     assert message in str(error.value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from typing import Protocol
 
@@ -21,11 +21,13 @@ from rich.progress import (
 class Ticker(Protocol):
     """Receives progress."""
 
-    def __call__(self, advance: int = 1, note: str = "") -> None: ...
+    def __call__(self, advance: int = 1, note: str = "") -> None:
+        """Count `advance` more as done and show `note` beside the bar."""
+        ...
 
 
 @contextmanager
-def progress(title: str, total: int, *, quiet: bool = False, done: int = 0) -> Iterator[Ticker]:
+def progress(title: str, total: int, *, quiet: bool = False, done: int = 0) -> Generator[Ticker]:
     """A progress bar on a terminal, a plain line about every tenth otherwise, nothing when `quiet`."""
     if quiet:
         yield lambda advance=1, note="": None
@@ -46,7 +48,9 @@ def progress(title: str, total: int, *, quiet: bool = False, done: int = 0) -> I
         task = bar.add_task(title, total=total, completed=done, note="")
 
         def tick(advance: int = 1, note: str = "") -> None:
-            bar.update(task, advance=advance, **({"note": note} if note else {}))
+            bar.update(task, advance=advance)
+            if note:
+                bar.update(task, note=note)
 
         yield tick
 
@@ -72,7 +76,7 @@ def say(line: str) -> None:
 
 
 @contextmanager
-def counted(title: str) -> Iterator[Callable[[int, int], None]]:
+def counted(title: str) -> Generator[Callable[[int, int], None]]:
     """A progress bar for work that reports (done, total)."""
     with ExitStack() as stack:
         ticker: Ticker | None = None

@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.tiny import make_tokenizer
 
 from prefopt.cli.main import main
 from prefopt.cli.show import TreeNode, tree_nodes
 from prefopt.pack.tree import TokenSequence, build_tree
+from tests.tiny import END, make_tokenizer
 
 ROWS = [
     {"prompt": "What is 2 + 3? ", "chosen": "It is 5.", "rejected": "It is 6.", "source": "a"},
@@ -52,7 +52,16 @@ def test_check_counts_tokens(data: Path, model: Path, capsys: pytest.CaptureFixt
     assert main(["data", "check", str(data), "--model", str(model), "--max-length", "12"]) == 0
     out = capsys.readouterr().out
     assert "tokens            min   median      p90      max\n" in out
-    assert "max_length=12: 3 of 4 responses do not fit; with max_length=15 all would" in out
+    texts = [
+        ROWS[i]["prompt"] + ROWS[i][side] + END for i in (0, 2) for side in ("chosen", "rejected")
+    ]
+    lengths = [len(ids) for ids in make_tokenizer()(texts)["input_ids"]]
+    over = sum(n > 12 for n in lengths)
+    assert (
+        f"max_length=12: {over} of 4 responses do not fit; with max_length={max(lengths)} all would"
+        in out
+    )
+    assert f"sharing: {sum(lengths)} tokens as separate rows" not in out  # the cut ones are shorter
     assert "% saved" in out
     assert "end of a response cut (pairs.jsonl:" in out
 
@@ -62,7 +71,9 @@ def test_strict_exits_with_2(data: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "strict forbids cut and dropped rows, but there are 1" in capsys.readouterr().err
 
 
-def test_user_mistakes_exit_with_2(tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_user_mistakes_exit_with_2(
+    tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for words in (
         ["data", "check", str(tmp_path / "absent.jsonl")],
         ["data", "check", str(data), "--column", "chosen"],
@@ -75,7 +86,14 @@ def test_user_mistakes_exit_with_2(tmp_path: Path, data: Path, capsys: pytest.Ca
 
 
 def test_separator_and_columns(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--response-separator", r"\n", "--column", "chosen=rejected", "--column", "rejected=chosen"]
+    words = [
+        "--response-separator",
+        r"\n",
+        "--column",
+        "chosen=rejected",
+        "--column",
+        "rejected=chosen",
+    ]
     assert main(["data", "check", str(data), *words]) == 0
     out = capsys.readouterr().out
     assert "chosen -> rejected, rejected -> chosen" in out
@@ -107,7 +125,9 @@ def test_show_tree(data: Path, model: Path, capsys: pytest.CaptureFixture[str]) 
 
 def test_nodes_of_a_tree() -> None:
     def chain(*tokens: int) -> TokenSequence:
-        return TokenSequence(tokens, [i > 0 for i in range(len(tokens))], [-1] + [0] * (len(tokens) - 1))
+        return TokenSequence(
+            tokens, [i > 0 for i in range(len(tokens))], [-1] + [0] * (len(tokens) - 1)
+        )
 
     tree = build_tree([chain(1, 2, 3), chain(1, 2, 4, 5), chain(1, 2), chain(9)])
     assert tree_nodes(tree) == [

@@ -36,7 +36,9 @@ def test_compiled_block_mask_equals_the_uncompiled_one() -> None:
     batch = collate([EXAMPLES], layout=Layout.PACKED, row_length=8 * BLOCK).to("cuda")
     compiled, plain = block_mask(batch.until), block_mask(batch.until, compiled=False)
     assert torch.equal(compiled.to_dense(), plain.to_dense())
-    visited = compiled.to_dense()[0, 0].bool().repeat_interleave(BLOCK, 0).repeat_interleave(BLOCK, 1)
+    visited = (
+        compiled.to_dense()[0, 0].bool().repeat_interleave(BLOCK, 0).repeat_interleave(BLOCK, 1)
+    )
     assert not (dense_mask(batch.until)[0, 0] & ~visited).any()
 
 
@@ -58,7 +60,9 @@ def test_packed_flex_equals_rows(family: str, dtype: str, tmp_path: Path) -> Non
     (b * weights).sum().backward()
     for (name, p), q in zip(flex.named_parameters(), rows.parameters(), strict=True):
         scale = float(q.grad.abs().max()) + 1e-6
-        assert float((p.grad - q.grad).abs().max()) < (0.02 if dtype == "float32" else 0.15) * scale, name
+        assert (
+            float((p.grad - q.grad).abs().max()) < (0.02 if dtype == "float32" else 0.15) * scale
+        ), name
 
 
 def test_the_card_chooses_packed(tmp_path: Path) -> None:

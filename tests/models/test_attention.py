@@ -5,7 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from prefopt.models.attention import BLOCK, attention_mask, block_mask, dense_mask, tree_mask_function
+from prefopt.models.attention import (
+    BLOCK,
+    attention_mask,
+    block_mask,
+    dense_mask,
+    tree_mask_function,
+)
 from prefopt.pack.batch import Layout, collate
 from tests.numerics.forest import random_example
 

@@ -54,7 +54,9 @@ def test_equals_plain_log_softmax(
 def test_literal_value() -> None:
     # logits (0, ln 3): p = (1/4, 3/4)
     head = OutputHead(torch.tensor([[0.0], [1.0986122886681098]]))
-    out = token_logps(torch.ones(2, 1), head, torch.tensor([0, 1]), statistics=("collision", "entropy"))
+    out = token_logps(
+        torch.ones(2, 1), head, torch.tensor([0, 1]), statistics=("collision", "entropy")
+    )
     torch.testing.assert_close(out.logp, torch.tensor([-1.3862944, -0.2876821]))
     assert out.collision is not None and out.entropy is not None
     torch.testing.assert_close(out.collision, torch.tensor([0.625, 0.625]))
@@ -110,7 +112,7 @@ class PeakTensor(torch.utils._python_dispatch.TorchDispatchMode):
 
     peak = 0
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # noqa: ANN001, ANN204
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
         for value in out if isinstance(out, tuple | list) else (out,):
             if isinstance(value, Tensor):

@@ -48,12 +48,16 @@ def test_cache_equals_live_in_any_company(scorer: Scorer, tmp_path: Path) -> Non
     assert fill_store(cache, scorer, EXAMPLES, packing=PACKING, runtime=Runtime()) == 5
     batch = collate([[EXAMPLES[4]], [EXAMPLES[0]], [EXAMPLES[2]]], layout=Layout.TREE)
     live = LiveReference(scorer, digest="w").logps(batch)
-    torch.testing.assert_close(CachedReference(cache, digest="w").logps(batch), live, rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        CachedReference(cache, digest="w").logps(batch), live, rtol=0, atol=1e-5
+    )
     assert not live.requires_grad
     assert NoReference().logps(batch) is None
 
 
-def test_a_second_run_scores_nothing_and_reads_the_same_bits(scorer: Scorer, tmp_path: Path) -> None:
+def test_a_second_run_scores_nothing_and_reads_the_same_bits(
+    scorer: Scorer, tmp_path: Path
+) -> None:
     first, second = store(tmp_path), store(tmp_path)
     fill_store(first, scorer, EXAMPLES[:3], packing=PACKING, runtime=Runtime())
     assert fill_store(second, scorer, EXAMPLES, packing=PACKING, runtime=Runtime()) == 2

@@ -35,7 +35,9 @@ def test_unknown_logit_processing_is_refused_by_name(tmp_path: Path) -> None:
     head = Doubling(32, model.config.vocab_size, bias=False)
     head.weight = nn.Parameter(model.get_output_embeddings().weight.detach() * 8)
     model.set_output_embeddings(head)
-    with pytest.raises(ModelError, match="LlamaForCausalLM: the chunked head differs .* model type 'llama'"):
+    with pytest.raises(
+        ModelError, match="LlamaForCausalLM: the chunked head differs .* model type 'llama'"
+    ):
         require_head(model, check_model(model))
 
 
@@ -58,7 +60,9 @@ def test_a_short_sliding_window_means_rows(tmp_path: Path) -> None:
     assert choose_layout(model, requested="auto", longest=16).layout is Layout.TREE
     choice = choose_layout(model, requested="auto", longest=17)
     assert choice.layout is Layout.ROWS
-    assert choice.reason == "its sliding window of 16 tokens is shorter than the longest response (17)"
+    assert (
+        choice.reason == "its sliding window of 16 tokens is shorter than the longest response (17)"
+    )
 
 
 def test_packed_needs_flex_attention(tmp_path: Path) -> None:

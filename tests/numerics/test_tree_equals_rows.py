@@ -46,7 +46,11 @@ def loss_and_gradients(
     )  # fmt: skip
     loss = (dpo(pairs, beta=0.3).loss * batch.pair_weight).sum()
     loss.backward()
-    return policy.detach(), loss.detach(), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    return (
+        policy.detach(),
+        loss.detach(),
+        {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None},
+    )
 
 
 def assert_same(model: PreTrainedModel, a: PackedBatch, b: PackedBatch) -> None:

@@ -89,7 +89,9 @@ def test_no_pairs_give_a_differentiable_nothing() -> None:
 
 
 def test_a_missing_reference_is_named() -> None:
-    with pytest.raises(ValueError, match="dpo needs reference_chosen and reference_rejected; got None"):
+    with pytest.raises(
+        ValueError, match="dpo needs reference_chosen and reference_rejected; got None"
+    ):
         dpo(Pairs(torch.zeros(1), torch.zeros(1)))
 
 

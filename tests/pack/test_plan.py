@@ -14,7 +14,9 @@ TREE = PackLimits(Layout.TREE, items=4)
 
 def test_literal_plan_groups_similar_lengths() -> None:
     lengths = [(5,), (100,), (6,), (90,)]
-    (step,) = plan_steps(lengths, range(4), batch_size=4, world_size=1, limits=TREE._replace(items=2))
+    (step,) = plan_steps(
+        lengths, range(4), batch_size=4, world_size=1, limits=TREE._replace(items=2)
+    )
     assert step.items == (0, 1, 2, 3)
     assert step.ranks == ((Pack(((1,), (3,))), Pack(((2,), (0,)))),)
 
@@ -59,7 +61,11 @@ def test_every_example_once_whatever_the_split(
     lengths = [(n,) for n in sizes]
     order = shuffled(len(sizes), seed=1, epoch=epoch)
     steps = plan_steps(
-        lengths, order, batch_size=batch_size, world_size=world_size, limits=TREE._replace(items=items)
+        lengths,
+        order,
+        batch_size=batch_size,
+        world_size=world_size,
+        limits=TREE._replace(items=items),
     )
     assert [i for step in steps for i in step.items] == list(order)
     for step in steps:
@@ -75,7 +81,8 @@ def schedule(**changes: object) -> Schedule:
 
 
 @pytest.mark.parametrize(
-    ("epochs", "max_steps", "expected"), [(1.0, None, 3), (2.0, None, 6), (0.5, None, 2), (1.0, 7, 7)]
+    ("epochs", "max_steps", "expected"),
+    [(1.0, None, 3), (2.0, None, 6), (0.5, None, 2), (1.0, 7, 7)],
 )
 def test_total_steps(epochs: float, max_steps: int | None, expected: int) -> None:
     assert schedule(epochs=epochs, max_steps=max_steps).total_steps == expected

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
-from tests.tiny import make_tokenizer
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -14,6 +15,7 @@ from prefopt.pack.prepare import PrepareSettings, prepare
 from prefopt.pack.tree import TokenTree
 from prefopt.records import Message, Pair, Preference, Response
 from prefopt.text.render import RenderSettings
+from tests.tiny import make_tokenizer
 
 EOS, BOS = 0, 1
 
@@ -46,7 +48,7 @@ def pair(prompt: int = 3, chosen: int = 2, rejected: int = 4, **fields) -> Prefe
     return Preference("a", words(10, prompt), responses, (Pair(0, 1),), **fields)
 
 
-def run(preference: Preference, tokenizer=NUMBERS, **settings) -> tuple[list[Example], Ledger]:
+def run(preference: Preference, tokenizer=NUMBERS, **settings: Any) -> tuple[list[Example], Ledger]:
     ledger = Ledger("x")
     return prepare([preference], tokenizer, PrepareSettings(**settings), ledger), ledger
 
@@ -96,7 +98,11 @@ def test_annotations_and_weights_go_along() -> None:
 
 def test_steps_do_not_end() -> None:
     preference = Preference(
-        "a", "2 ", (Response("4", ends=False), Response("5", ends=False)), (Pair(0, 1),), prefix="3 "
+        "a",
+        "2 ",
+        (Response("4", ends=False), Response("5", ends=False)),
+        (Pair(0, 1),),
+        prefix="3 ",
     )
     (example,), _ = run(preference)
     assert paths(example.tree) == [[2, 3, 4], [2, 3, 5]]
@@ -133,7 +139,8 @@ def test_overlong_responses_can_be_dropped_with_their_pairs() -> None:
 
 
 def test_overlong_prompts_are_dropped() -> None:
-    for settings in ({"max_length": 3}, {"max_length": 99, "max_prompt_length": 2}):
+    limits: list[dict[str, Any]] = [{"max_length": 3}, {"max_length": 99, "max_prompt_length": 2}]
+    for settings in limits:
         examples, ledger = run(pair(prompt=3), **settings)
         assert not examples
         assert ledger.reasons == {"prompt too long": 1}
@@ -141,7 +148,11 @@ def test_overlong_prompts_are_dropped() -> None:
 
 
 def test_the_end_of_an_overlong_prompt_is_kept() -> None:
-    settings = {"max_length": 9, "max_prompt_length": 2, "overlong_prompt": "keep_end"}
+    settings: dict[str, Any] = {
+        "max_length": 9,
+        "max_prompt_length": 2,
+        "overlong_prompt": "keep_end",
+    }
     (example,), ledger = run(pair(prompt=5, chosen=1, rejected=1), **settings)
     assert paths(example.tree) == [[13, 14, 30, EOS], [13, 14, 60, EOS]]
     assert ledger.reasons == {"start of the prompt cut": 1}
@@ -153,7 +164,11 @@ def test_the_end_of_an_overlong_prompt_is_kept() -> None:
 
 def test_a_cut_prompt_keeps_its_bos_token() -> None:
     tokenizer = number_tokenizer(bos=True)
-    settings = {"max_length": 9, "max_prompt_length": 3, "overlong_prompt": "keep_end"}
+    settings: dict[str, Any] = {
+        "max_length": 9,
+        "max_prompt_length": 3,
+        "overlong_prompt": "keep_end",
+    }
     (example,), _ = run(pair(prompt=5, chosen=1, rejected=1), tokenizer, **settings)
     assert paths(example.tree) == [[BOS, 13, 14, 30, EOS], [BOS, 13, 14, 60, EOS]]
 
@@ -177,9 +192,13 @@ def test_step_dpo_truncation_case() -> None:
 
 
 def test_error_policies_name_the_row() -> None:
-    with pytest.raises(RecordError, match=r"^d:7: the prompt has 3 tokens, which exceeds max_prompt_length=2 "):
+    with pytest.raises(
+        RecordError, match=r"^d:7: the prompt has 3 tokens, which exceeds max_prompt_length=2 "
+    ):
         run(pair(origin="d:7"), max_prompt_length=2, overlong_prompt="error")
-    with pytest.raises(RecordError, match=r"^d:7: a response ends at token 8, which exceeds max_length=6; raise it"):
+    with pytest.raises(
+        RecordError, match=r"^d:7: a response ends at token 8, which exceeds max_length=6; raise it"
+    ):
         run(pair(origin="d:7"), max_length=6, overlong_response="error")
 
 
@@ -189,7 +208,9 @@ def test_pairs_that_are_identical_after_the_cut_go() -> None:
     examples, ledger = run(one, max_length=3)
     assert not examples
     assert ledger.reasons == {"identical after the cut": 1}
-    (example,), ledger = run(Preference("a", "2 ", responses, (Pair(0, 1), Pair(0, 2))), max_length=3)
+    (example,), ledger = run(
+        Preference("a", "2 ", responses, (Pair(0, 1), Pair(0, 2))), max_length=3
+    )
     assert example.pairs == ((0, 2),)
     assert ledger.notes == {"some pairs left out: identical after the cut": 1}
 
@@ -257,7 +278,9 @@ def test_more_changed_tokens_at_the_end_of_the_prompt_are_refused() -> None:
     backend = Tokenizer(models.BPE(vocab={p: i for i, p in enumerate(pieces)}, merges=merges))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>")
     preference = Preference("a", "abb", (Response("c"), Response("d")), (Pair(0, 1),), origin="d:7")
-    with pytest.raises(RecordError, match=r"^d:7: the responses change how more than the last token"):
+    with pytest.raises(
+        RecordError, match=r"^d:7: the responses change how more than the last token"
+    ):
         run(preference, tokenizer)
 
 

@@ -18,7 +18,9 @@ def sequence(tokens: list[int], scored_from: int, turn: int = 0) -> TokenSequenc
 
 
 def test_literal_tree() -> None:
-    tree = build_tree([sequence([1, 2, 3, 4], 2), sequence([1, 2, 5], 2), sequence([1, 2, 3, 6], 2)])
+    tree = build_tree(
+        [sequence([1, 2, 3, 4], 2), sequence([1, 2, 5], 2), sequence([1, 2, 3, 6], 2)]
+    )
     assert tree.tokens.tolist() == [1, 2, 3, 4, 6, 5]
     assert tree.parent.tolist() == [-1, 0, 1, 2, 2, 1]
     assert tree.position.tolist() == [0, 1, 2, 3, 3, 2]
@@ -63,7 +65,10 @@ def test_different_first_tokens_make_a_forest() -> None:
     [
         ([], "at least one sequence"),
         ([TokenSequence([], [], [])], "sequence 0 is empty"),
-        ([sequence([1, 2], 1), TokenSequence([1, 2], [False], [-1])], "sequence 1: tokens, scored and turn differ"),
+        (
+            [sequence([1, 2], 1), TokenSequence([1, 2], [False], [-1])],
+            "sequence 1: tokens, scored and turn differ",
+        ),
         ([sequence([1, 2], 0)], "sequence 0: its first token has no predictor"),
     ],
 )
@@ -83,14 +88,20 @@ def test_unshare_gives_separate_chains() -> None:
     assert rows.scored.tolist() == [False, True, True, False, True, False, True]
 
 
-def naive_trie(sequences: list[TokenSequence]) -> tuple[list[tuple[Key, ...]], list[tuple[Key, ...]]]:
+def naive_trie(
+    sequences: list[TokenSequence],
+) -> tuple[list[tuple[Key, ...]], list[tuple[Key, ...]]]:
     """Paths of all nodes in depth-first order of first appearance, and the path of each response."""
     paths = [tuple(zip(s.tokens, s.scored, s.turn, strict=True)) for s in sequences]
 
     def visit(prefix: tuple[Key, ...]) -> list[tuple[Key, ...]]:
         below: list[Key] = []
         for path in paths:
-            if len(path) > len(prefix) and path[: len(prefix)] == prefix and path[len(prefix)] not in below:
+            if (
+                len(path) > len(prefix)
+                and path[: len(prefix)] == prefix
+                and path[len(prefix)] not in below
+            ):
                 below.append(path[len(prefix)])
         return [node for key in below for node in [(*prefix, key), *visit((*prefix, key))]]
 
@@ -111,7 +122,9 @@ def test_tree_is_the_naive_trie(sequences: list[TokenSequence]) -> None:
     nodes, paths = naive_trie(sequences)
     number = {path: i for i, path in enumerate(nodes)}
     tree = build_tree(sequences)
-    assert list(zip(tree.tokens, tree.scored, tree.turn, strict=True)) == [node[-1] for node in nodes]
+    assert list(zip(tree.tokens, tree.scored, tree.turn, strict=True)) == [
+        node[-1] for node in nodes
+    ]
     assert tree.parent.tolist() == [number.get(node[:-1], -1) for node in nodes]
     assert tree.position.tolist() == [len(node) - 1 for node in nodes]
     assert tree.leaf.tolist() == [number[path] for path in paths]
@@ -126,7 +139,10 @@ def test_until_paths_and_incidences_by_brute_force(sequences: list[TokenSequence
         mask = (index[None, :] <= index[:, None]) & (index[:, None] < part.until[None, :])
         assert mask.tolist() == sees.tolist()
         expected = [
-            (r, k) for r, leaf in enumerate(part.leaf) for k in range(part.size) if sees[leaf, k] and part.scored[k]
+            (r, k)
+            for r, leaf in enumerate(part.leaf)
+            for k in range(part.size)
+            if sees[leaf, k] and part.scored[k]
         ]
         token, response = part.incidences()
         assert list(zip(response.tolist(), token.tolist(), strict=True)) == expected

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from tests.tiny import CHATML, END, EOS, make_tokenizer
 
 from prefopt.errors import ModelError, RecordError
-from prefopt.records import Message, Preference, Response
+from prefopt.records import JsonValue, Message, Preference, Response
 from prefopt.text.render import RenderedResponse, RenderSettings, is_glued, render, render_prompt
+from tests.tiny import CHATML, END, EOS, make_tokenizer
 
 PLAIN = make_tokenizer(chat_template=None)
 CHAT = make_tokenizer()
@@ -17,8 +17,13 @@ LLAMA2 = (
     "{{ '<bos>' }}" + LOOP + "{% if m.role == 'user' %}{{ '[INST] ' + m.content + ' [/INST]' }}"
     "{% else %}{{ ' ' + m.content | trim + '<eos>' }}{% endif %}{% endfor %}"
 )
-BARE = LOOP + "{{ m.role + ': ' + m.content + '\n' }}{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
-NO_GENERATION_PROMPT = LOOP + "{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
+BARE = (
+    LOOP
+    + "{{ m.role + ': ' + m.content + '\n' }}{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
+)
+NO_GENERATION_PROMPT = (
+    LOOP + "{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
+)
 TWO_ENDS = CHATML + "{% if not add_generation_prompt %}{{ '<eos>' }}{% endif %}"
 THINKING = (
     LOOP + "{{ '<|im_start|>' + m.role + '\n' }}"
@@ -28,7 +33,10 @@ THINKING = (
 )
 REWRITING = "{{ messages | length }}" + CHATML
 DROPPING = "{{ 'nothing' }}"
-STRICT = "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}" + CHATML
+STRICT = (
+    "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    + CHATML
+)
 
 ASK = (Message("user", "Hi"),)
 
@@ -68,7 +76,10 @@ def test_the_end_is_written_once_or_not_at_all(response: Response, tail: str) ->
 
 def test_conversations_go_through_the_template() -> None:
     rendered = only(Preference("a", ASK, (Response("yes"),), prefix="Well, "))
-    assert rendered.text == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nWell, yes<|im_end|>"
+    assert (
+        rendered.text
+        == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nWell, yes<|im_end|>"
+    )
     assert scored(rendered) == [("yes<|im_end|>", 0)]
     assert rendered.special
     assert not rendered.notes
@@ -132,7 +143,9 @@ def test_turns_score_assistant_messages_with_their_end_and_nothing_else() -> Non
 def test_turns_of_one_message_are_that_message() -> None:
     as_turn = only(Preference("a", ASK, (Response(turns=(Message("assistant", "yes"),)),)))
     assert as_turn == only(Preference("a", ASK, (Response("yes"),)))
-    open_turn = only(Preference("a", ASK, (Response(turns=(Message("assistant", "yes"),), ends=False),)))
+    open_turn = only(
+        Preference("a", ASK, (Response(turns=(Message("assistant", "yes"),), ends=False),))
+    )
     assert open_turn == only(Preference("a", ASK, (Response("yes", ends=False),)))
 
 
@@ -145,25 +158,88 @@ def test_turns_with_a_template_without_end_marks() -> None:
 
 def test_tools_and_template_arguments_reach_the_template() -> None:
     template = "{{ tools[0].name }} {{ style }} " + CHATML
-    meta = {"tools": [{"name": "add"}], "chat_template_kwargs": {"style": "short"}}
-    assert only(Preference("a", ASK, (Response("x"),), meta=meta), chat_template=template).text.startswith(
-        "add short <|im_start|>user"
-    )
+    meta: dict[str, JsonValue] = {
+        "tools": [{"name": "add"}],
+        "chat_template_kwargs": {"style": "short"},
+    }
+    assert only(
+        Preference("a", ASK, (Response("x"),), meta=meta), chat_template=template
+    ).text.startswith("add short <|im_start|>user")
 
 
 @pytest.mark.parametrize(
     ("preference", "tokenizer", "settings", "error", "message"),
     [
-        (Preference("a", ASK, (Response("x"),)), PLAIN, {}, ModelError, "the tokenizer has no chat template; set chat_template"),
-        (Preference("a", ASK, (Response("x"),)), CHAT, {"prompt_format": "text"}, RecordError, "which prompt_format: text cannot write; use auto or chat"),
-        (Preference("a", "Q", (Response(turns=(Message("assistant", "x"),)),)), CHAT, {}, RecordError, "responses have turns but the prompt is plain text; set prompt_format: chat"),
-        (Preference("a", ASK, (Response(turns=(Message("assistant", "x"),)),), prefix="p"), CHAT, {}, RecordError, "a prefix cannot be continued by turns"),
-        (Preference("a", ASK, (Response("x"),)), CHAT, {"chat_template": REWRITING}, RecordError, 'an answer is not written where generation starts: after "" one has "1<|im_start|>user'),
-        (Preference("a", ASK, (Response("x"),)), CHAT, {"chat_template": DROPPING}, RecordError, "the chat template leaves out the assistant's text"),
-        (Preference("a", (Message("system", "s"), *ASK), (Response("x"),)), CHAT, {"chat_template": STRICT}, RecordError, "the chat template refuses the conversation (system, user): System role not supported"),
-        (Preference("a", ASK, (Response(turns=(Message("assistant", "x"), Message("user", "y"), Message("assistant", "z"))),)), CHAT, {"chat_template": THINKING}, RecordError, "message 3 rewrites what precedes it"),
+        (
+            Preference("a", ASK, (Response("x"),)),
+            PLAIN,
+            {},
+            ModelError,
+            "the tokenizer has no chat template; set chat_template",
+        ),
+        (
+            Preference("a", ASK, (Response("x"),)),
+            CHAT,
+            {"prompt_format": "text"},
+            RecordError,
+            "which prompt_format: text cannot write; use auto or chat",
+        ),
+        (
+            Preference("a", "Q", (Response(turns=(Message("assistant", "x"),)),)),
+            CHAT,
+            {},
+            RecordError,
+            "responses have turns but the prompt is plain text; set prompt_format: chat",
+        ),
+        (
+            Preference("a", ASK, (Response(turns=(Message("assistant", "x"),)),), prefix="p"),
+            CHAT,
+            {},
+            RecordError,
+            "a prefix cannot be continued by turns",
+        ),
+        (
+            Preference("a", ASK, (Response("x"),)),
+            CHAT,
+            {"chat_template": REWRITING},
+            RecordError,
+            'an answer is not written where generation starts: after "" one has "1<|im_start|>user',
+        ),
+        (
+            Preference("a", ASK, (Response("x"),)),
+            CHAT,
+            {"chat_template": DROPPING},
+            RecordError,
+            "the chat template leaves out the assistant's text",
+        ),
+        (
+            Preference("a", (Message("system", "s"), *ASK), (Response("x"),)),
+            CHAT,
+            {"chat_template": STRICT},
+            RecordError,
+            "the chat template refuses the conversation (system, user): System role not supported",
+        ),
+        (
+            Preference(
+                "a",
+                ASK,
+                (
+                    Response(
+                        turns=(
+                            Message("assistant", "x"),
+                            Message("user", "y"),
+                            Message("assistant", "z"),
+                        )
+                    ),
+                ),
+            ),
+            CHAT,
+            {"chat_template": THINKING},
+            RecordError,
+            "message 3 rewrites what precedes it",
+        ),
     ],
-)  # fmt: skip
+)
 def test_refused(preference, tokenizer, settings, error, message) -> None:
     with pytest.raises(error) as caught:
         render(preference, tokenizer, RenderSettings(**settings))
@@ -186,7 +262,10 @@ def test_the_prompt_alone_is_what_training_scores_after() -> None:
         (Preference("a", "Q: ", (Response("yes"),), prefix="So"), PLAIN),
     ]:
         rendered = only(preference, tokenizer)
-        assert render_prompt(preference, tokenizer, RenderSettings()) == rendered.text[: rendered.context]
+        assert (
+            render_prompt(preference, tokenizer, RenderSettings())
+            == rendered.text[: rendered.context]
+        )
 
 
 @pytest.mark.parametrize(
@@ -202,4 +281,7 @@ def test_the_prompt_alone_is_what_training_scores_after() -> None:
     ],
 )
 def test_glued_words_are_noticed(prompt, response, settings, glued) -> None:
-    assert is_glued(Preference("a", prompt, (Response(response),)), RenderSettings(**settings)) is glued
+    assert (
+        is_glued(Preference("a", prompt, (Response(response),)), RenderSettings(**settings))
+        is glued
+    )

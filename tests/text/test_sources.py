@@ -244,7 +244,10 @@ def test_step_dpo(tmp_path: Path) -> None:
     loaded = load(tmp_path, [row])
     (preference,) = loaded.preferences
     assert preference.prefix == "Let's think step by step.\nStep 1:"
-    assert preference.responses == (Response(" 2 + 3 = 5", ends=False), Response(" 2 + 3 = 6", ends=False))
+    assert preference.responses == (
+        Response(" 2 + 3 = 5", ends=False),
+        Response(" 2 + 3 = 6", ends=False),
+    )
     assert preference.meta == {
         "dataset": "aqua",
         "full_chosen": "Step 1: 2 + 3 = 5",
@@ -294,7 +297,9 @@ def test_columns_of_the_user_win(tmp_path: Path) -> None:
 def test_own_records(tmp_path: Path) -> None:
     path = tmp_path / "own.jsonl"
     written = [
-        Preference("a", "q", (Response("x", score=1.0), Response("y", score=2.0)), prefix="Step 1:"),
+        Preference(
+            "a", "q", (Response("x", score=1.0), Response("y", score=2.0)), prefix="Step 1:"
+        ),
         Preference("b", "q", PAIR, (Pair(1, 0),), meta={"k": 1}),
     ]
     write_preferences(path, written)
@@ -409,7 +414,9 @@ def write_as(kind: str, path: Path, rows: list[dict[str, str]]) -> Path:
         pytest.param("folder", [1, 2], marks=pytest.mark.slow),
     ],
 )
-def test_all_kinds_of_files_give_the_same_records(kind: str, lines: list[int], tmp_path: Path) -> None:
+def test_all_kinds_of_files_give_the_same_records(
+    kind: str, lines: list[int], tmp_path: Path
+) -> None:
     rows = [
         {"prompt": 'with "quotes"\nand a line', "chosen": "5, é", "rejected": "6"},
         {"prompt": "2 + 3?", "chosen": "5", "rejected": "6"},
@@ -426,15 +433,23 @@ def test_tables_hold_numbers_flags_and_lists_as_text(tmp_path: Path) -> None:
     path.write_text('prompt,responses,scores\nq,"[""a"", ""b""]","[1, 2]"\n')
     (listed,) = load_preferences(path, ledger=Ledger("x")).preferences
     assert listed.responses == (Response("a", score=1.0), Response("b", score=2.0))
-    path.write_text('messages,label\n"[{""role"": ""user"", ""content"": ""q""}, {""role"": ""assistant"", ""content"": ""a""}]",false\n')
+    path.write_text(
+        'messages,label\n"[{""role"": ""user"", ""content"": ""q""}, '
+        '{""role"": ""assistant"", ""content"": ""a""}]",false\n'
+    )
     (labelled,) = load_preferences(path, ledger=Ledger("x")).preferences
-    assert (labelled.prompt, labelled.responses) == ((Message(U, "q"),), (Response("a", label=False),))
+    assert (labelled.prompt, labelled.responses) == (
+        (Message(U, "q"),),
+        (Response("a", label=False),),
+    )
 
 
 def test_json_lines_in_a_json_file_and_nulls_of_arrow(tmp_path: Path) -> None:
     path = tmp_path / "data.json"
     path.write_text('{"text": "a", "id": null}\n{"text": "b"}\n')
-    assert [p.responses[0].text for p in load_preferences(path, ledger=Ledger("x")).preferences] == ["a", "b"]
+    assert [
+        p.responses[0].text for p in load_preferences(path, ledger=Ledger("x")).preferences
+    ] == ["a", "b"]
 
 
 def test_limit_reads_the_first_rows_only(tmp_path: Path) -> None:

@@ -40,7 +40,10 @@ def test_cut_leaves_line_breaks_to_the_rest() -> None:
     [
         ("Step 1: as Step 2: says\nStep 2: b", [" as Step 2: says\n", " b"]),
         ("Step 1: a\nStep 3: is far\nStep 2: b", [" a\nStep 3: is far\n", " b"]),
-        ("Step 1: a\nStep 2: b\nStep 1: was fine\nStep 3: c", [" a\n", " b\nStep 1: was fine\n", " c"]),
+        (
+            "Step 1: a\nStep 2: b\nStep 1: was fine\nStep 3: c",
+            [" a\n", " b\nStep 1: was fine\n", " c"],
+        ),
         ("**Step 1:** a\n### Step 2. b", [" a\n", " b"]),
         ("step 1: a\r\n  Step 2 : b", [" a\r\n", " b"]),
         ("Steps 1: a", []),
@@ -58,7 +61,10 @@ def test_a_text_that_starts_in_the_middle() -> None:
 
 def test_a_continuation_ends_before_the_next_step() -> None:
     assert take_step(" 7 - 2 = 5\n\nStep 3: 5", 2) == " 7 - 2 = 5"
-    assert take_step(" see Step 3: below\nThe answer is 5.\n", 2) == " see Step 3: below\nThe answer is 5.\n"
+    assert (
+        take_step(" see Step 3: below\nThe answer is 5.\n", 2)
+        == " see Step 3: below\nThe answer is 5.\n"
+    )
 
 
 def test_absent_steps_are_named() -> None:

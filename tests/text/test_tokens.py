@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.tiny import make_tokenizer
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from prefopt.errors import ModelError
 from prefopt.text.tokens import RenderedResponse, Span, encode, tokenize
+from tests.tiny import make_tokenizer
 
 
 def word_tokenizer() -> PreTrainedTokenizerFast:
@@ -112,7 +112,9 @@ def test_long_texts_are_not_truncated_and_order_is_kept() -> None:
 
 def test_slow_tokenizers_are_refused() -> None:
     class Slow(PreTrainedTokenizerFast):
-        is_fast = False
+        @property
+        def is_fast(self) -> bool:
+            return False
 
     slow = Slow(tokenizer_object=word_tokenizer().backend_tokenizer)
     with pytest.raises(ModelError, match="Slow is a slow tokenizer, .* use a fast one"):
@@ -120,7 +122,8 @@ def test_slow_tokenizers_are_refused() -> None:
 
 
 TRIMMING, EXACT = (
-    byte_level([("Ġ", "a"), ("Ċ", "Ċ"), ("a", "Ġ"), (".", "Ċ")], trim=trim) for trim in (True, False)
+    byte_level([("Ġ", "a"), ("Ċ", "Ċ"), ("a", "Ġ"), (".", "Ċ")], trim=trim)
+    for trim in (True, False)
 )
 
 
@@ -129,3 +132,14 @@ TRIMMING, EXACT = (
 def test_trimmed_offsets_score_what_exact_ones_do(prompt: str, response: str) -> None:
     rendered = split_at("x" + prompt, response)
     assert tokenize(rendered, TRIMMING) == tokenize(rendered, EXACT)
+
+
+@settings(max_examples=200)
+@given(
+    st.text(alphabet="ab 😀.\n", max_size=8), st.text(alphabet="ab 😀.\n", min_size=1, max_size=8)
+)
+def test_scored_tokens_are_those_that_overlap_the_response(prompt: str, response: str) -> None:
+    rendered = split_at("x" + prompt, response)
+    offsets = EXACT(rendered.text, return_offsets_mapping=True)["offset_mapping"]
+    expected = [end > rendered.context and start < len(rendered.text) for start, end in offsets]
+    assert tokenize(rendered, EXACT).scored == expected

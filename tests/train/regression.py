@@ -28,7 +28,9 @@ class Regression:
     def __init__(self, count: int = 24, *, seed: int = 0) -> None:
         g = torch.Generator().manual_seed(seed)
         self.x = torch.randn(count, 3, generator=g)
-        self.y = self.x @ torch.tensor([[1.0], [-2.0], [0.5]]) + 0.1 * torch.randn(count, 1, generator=g)
+        self.y = self.x @ torch.tensor([[1.0], [-2.0], [0.5]]) + 0.1 * torch.randn(
+            count, 1, generator=g
+        )
         self.weight = torch.rand(count, generator=g) + 0.5
         self.module = nn.Linear(3, 1)
         with torch.no_grad():

@@ -20,7 +20,9 @@ from tests.train.regression import Regression, regression_schedule
 OPTIM = OptimSettings(learning_rate=0.05, lr_scheduler_type="linear")
 
 
-def settings(folder: Path, *, micro: int = 8, epochs: float = 2, save: int | None = None) -> LoopSettings:
+def settings(
+    folder: Path, *, micro: int = 8, epochs: float = 2, save: int | None = None
+) -> LoopSettings:
     folder.mkdir(parents=True, exist_ok=True)
     return LoopSettings(
         schedule=regression_schedule(micro=micro, epochs=epochs),
@@ -68,14 +70,18 @@ def test_resume_is_bit_equal(tmp_path: Path) -> None:
     checkpoint = tmp_path / "a" / "checkpoints" / "checkpoint-4"
     fit(resumed, settings(tmp_path / "a", save=2), Runtime(), resume_from=checkpoint)
     assert torch.equal(weights(whole), weights(resumed))
-    rows = [json.loads(line) for line in (tmp_path / "a" / "metrics.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line) for line in (tmp_path / "a" / "metrics.jsonl").read_text().splitlines()
+    ]
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
 
 
 def test_another_run_is_refused_with_a_readable_diff(tmp_path: Path) -> None:
     fit(Regression(), settings(tmp_path, save=2), Runtime())
     other = settings(tmp_path, epochs=3)
-    with pytest.raises(ResumeError, match=r"not the same run: schedule: \w+ in the checkpoint, \w+ now"):
+    with pytest.raises(
+        ResumeError, match=r"not the same run: schedule: \w+ in the checkpoint, \w+ now"
+    ):
         fit(Regression(), other, Runtime(), resume_from=tmp_path / "checkpoints" / "checkpoint-2")
 
 
@@ -93,7 +99,10 @@ def test_old_checkpoints_are_removed_beyond_the_limit(tmp_path: Path) -> None:
     from dataclasses import replace
 
     fit(Regression(), replace(settings(tmp_path, save=1), save_total_limit=2), Runtime())
-    assert [p.name for p in list_checkpoints(tmp_path / "checkpoints")] == ["checkpoint-5", "checkpoint-6"]
+    assert [p.name for p in list_checkpoints(tmp_path / "checkpoints")] == [
+        "checkpoint-5",
+        "checkpoint-6",
+    ]
 
 
 def test_non_finite_loss_names_step_and_records_and_leaves_the_weights(tmp_path: Path) -> None:
@@ -111,7 +120,7 @@ class Stopping(Regression):
 
     calls = 0
 
-    def losses(self, module, batch):  # noqa: ANN001, ANN201
+    def losses(self, module, batch):
         self.calls += 1
         if self.calls == 2:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -123,7 +132,12 @@ def test_sigterm_saves_and_stops(tmp_path: Path) -> None:
         fit(Stopping(), settings(tmp_path), Runtime())
     whole, resumed = Regression(), Regression()
     fit(whole, settings(tmp_path / "whole"), Runtime())
-    fit(resumed, settings(tmp_path), Runtime(), resume_from=tmp_path / "checkpoints" / "checkpoint-2")
+    fit(
+        resumed,
+        settings(tmp_path),
+        Runtime(),
+        resume_from=tmp_path / "checkpoints" / "checkpoint-2",
+    )
     assert torch.equal(weights(whole), weights(resumed))
 
 

@@ -16,6 +16,7 @@ import os
 import pkgutil
 import re
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn, Protocol, cast
@@ -24,6 +25,9 @@ from prefopt.errors import JudgeError, NonFiniteError, PrefoptError, SandboxErro
 
 _OF_ONE_PROCESS = (NonFiniteError, JudgeError, SandboxError)
 """Errors that can hit one process of a launch and no other; all others look the same everywhere."""
+
+_PATIENCE = 5.0
+"""Seconds by which processes of one machine may differ in reaching the same error."""
 
 _INTRODUCTION = """\
 Preference optimisation: from preference data to a trained model, an evaluation and a report.
@@ -78,6 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except (PrefoptError, UsageError) as error:
         _print_error(error)
+        _let_the_first_process_speak()
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -148,6 +153,12 @@ def _overview(names: Sequence[str]) -> str:
     width = max(len(name) for name in names)
     rows = [f"  {name:<{width}}  {load_verb(name).HELP.splitlines()[0]}" for name in names]
     return "\n".join([_INTRODUCTION, "", "verbs:", *rows, "", "options: --help, --version"])
+
+
+def _let_the_first_process_speak() -> None:
+    """Wait a little in the other processes of a launch: the launcher ends all of them with the first that fails."""
+    if int(os.environ.get("LOCAL_RANK", "0")) > 0:
+        time.sleep(_PATIENCE)
 
 
 def _print_error(error: Exception) -> None:

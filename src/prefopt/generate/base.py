@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
@@ -55,7 +56,7 @@ class Sampling:
 
     def __post_init__(self) -> None:
         wrong = [
-            (self.temperature < 0, "temperature", "use 0 (greedy) or more"),
+            (not 0 <= self.temperature < math.inf, "temperature", "use 0 (greedy) or more"),
             (not 0 < self.top_p <= 1, "top_p", "use more than 0 and at most 1"),
             (self.max_new_tokens < 1, "max_new_tokens", "use 1 or more"),
             ("" in self.stop, "stop", "an empty string would end every completion: remove it"),

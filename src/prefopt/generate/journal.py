@@ -7,13 +7,15 @@ found again by what it depends on (series, request, sample and prompt). No model
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, Self
 
 from prefopt.errors import RecordError, StorageError
 from prefopt.generate.base import Completion, Generator, Request, Sampling
-from prefopt.progress import Ticker
+
+Progress = Callable[[int, int], None]
+"""Called with (completions there, completions in all), first with what the journal holds."""
 
 _APPLICATION_ID = 0x70666F6A
 """Marks a SQLite file as a journal of this library ("pfoj")."""
@@ -78,7 +80,7 @@ class Journal:
         """Close the file; closing twice is allowed."""
         self._connection.close()
 
-    def __len__(self) -> int:
+    def count(self) -> int:
         """Number of completions in the file."""
         return int(self._execute("SELECT count(*) FROM completions").fetchone()[0])
 
@@ -146,7 +148,7 @@ def complete(
     sampling: Sampling,
     journal: Journal | None = None,
     *,
-    progress: Ticker | None = None,
+    progress: Progress | None = None,
 ) -> list[Completion]:
     """Completions of all requests, in their order; what the journal holds is not generated again.
 
@@ -158,7 +160,7 @@ def complete(
     """
     digests = _digests(requests)
     series = Series(generator.identity, sampling.purpose, sampling.digest())
-    held = journal.series(series) if journal else {}
+    held = journal.series(series) if journal is not None else {}
     done: dict[tuple[str, int], Completion] = {}
     missing: list[Request] = []
     for request in requests:
@@ -168,15 +170,15 @@ def complete(
             missing.append(request)
         else:
             done[key] = found
-    if progress and done:
-        progress(len(done), "from the journal")
+    if progress is not None:
+        progress(len(done), len(requests))
     for completion in generator.generate(missing, sampling) if missing else ():
         key = (completion.id, completion.sample)
-        if journal:
+        if journal is not None:
             journal.append(series, completion, digests[key])
         done[key] = completion
-        if progress:
-            progress()
+        if progress is not None:
+            progress(len(done), len(requests))
     return [done[request.id, request.sample] for request in requests]
 
 

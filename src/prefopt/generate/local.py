@@ -246,11 +246,10 @@ def _stops(
     strings: tuple[str, ...], ends: frozenset[int], tokenizer: PreTrainedTokenizerFast
 ) -> _Stops:
     """Stop strings that are special tokens never show in the text: they stop as tokens."""
-    special = {
-        s: tokenizer.convert_tokens_to_ids(s) for s in strings if s in tokenizer.all_special_tokens
-    }
+    ids = tokenizer.get_vocab()
+    special = {s for s in strings if s in tokenizer.all_special_tokens and s in ids}
     plain = tuple(s for s in strings if s not in special)
-    return _Stops(ends | frozenset(special.values()), plain)
+    return _Stops(ends | frozenset(ids[s] for s in special), plain)
 
 
 def _choose(logits: Tensor, rows: Sequence[_Row], step: int, sampling: Sampling) -> Tensor:

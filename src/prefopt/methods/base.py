@@ -24,7 +24,9 @@ def find_method(name: str) -> Method[RunConfig]:
 
 def method_names() -> list[str]:
     """Names of all methods: every module of this package but this one."""
-    return sorted(m.name for m in pkgutil.iter_modules(prefopt.methods.__path__) if m.name != "base")
+    return sorted(
+        m.name for m in pkgutil.iter_modules(prefopt.methods.__path__) if m.name != "base"
+    )
 
 
 def train(config: RunConfig) -> RunResult:

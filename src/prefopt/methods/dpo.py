@@ -7,8 +7,8 @@ from functools import partial
 from pydantic import Field
 
 from prefopt.config import RunConfig
-from prefopt.runs.method import Method
 from prefopt.objectives import dpo
+from prefopt.runs.method import Method
 
 
 class DpoConfig(RunConfig):

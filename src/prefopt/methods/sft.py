@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from prefopt.config import RunConfig
-from prefopt.runs.method import Method
 from prefopt.objectives import sft
+from prefopt.runs.method import Method
 
 
 class SftConfig(RunConfig):

@@ -5,8 +5,9 @@ that step alone (eq. 2): context tokens are not scored and no end token is added
 answer. The pipeline makes such pairs from the policy's own samples: sample solutions, keep wrong ones, locate the
 first wrong step, sample new continuations from there, keep those that reach the right answer.
 
-Departures from the published code: pairs whose steps are equal are dropped (their loss is ln 2 with gradient 0); samples cut at the token limit
-are not taken for wrong solutions; one seed per sample instead of one per engine; every stage is journaled.
+Departures from the published code: pairs whose steps are equal are dropped (their loss is ln 2 with gradient 0);
+samples cut at the token limit are not taken for wrong solutions; one seed per sample instead of one per engine;
+every stage is journaled.
 """
 
 from __future__ import annotations
@@ -40,11 +41,19 @@ class Problem(Protocol):
     """What the pipeline needs to know of a problem."""
 
     @property
-    def id(self) -> str: ...
+    def id(self) -> str:
+        """Unique in its set."""
+        ...
+
     @property
-    def prompt(self) -> str | tuple[Message, ...]: ...
+    def prompt(self) -> str | tuple[Message, ...]:
+        """What the model is asked."""
+        ...
+
     @property
-    def answer(self) -> str: ...
+    def answer(self) -> str:
+        """The right final answer, kept with the pairs."""
+        ...
 
 
 P = TypeVar("P", bound=Problem)
@@ -95,7 +104,7 @@ class StepData(NamedTuple):
     """How many there were at each stage, and what became of the rest."""
 
 
-def build_step_pairs(  # noqa: PLR0913 - the pipeline's three exchangeable parts are parameters
+def build_step_pairs(
     problems: Sequence[P],
     generator: Generator,
     *,
@@ -115,7 +124,9 @@ def build_step_pairs(  # noqa: PLR0913 - the pipeline's three exchangeable parts
         journal: keeps every completion; the same call with the same journal goes on where it stopped.
     """
     counts: Counter[str] = Counter(problems=len(problems))
-    errors = _collect_errors(problems, generator, is_correct, first_wrong_step, settings, journal, counts)
+    errors = _collect_errors(
+        problems, generator, is_correct, first_wrong_step, settings, journal, counts
+    )
     corrections = _correct(errors, generator, settings, journal)
     data = StepData([], [], counts)
     for error in errors:
@@ -144,7 +155,7 @@ class _Correction(NamedTuple):
     continuation: str
 
 
-def _collect_errors(  # noqa: PLR0913, PLR0917 - one stage of the pipeline above
+def _collect_errors(  # noqa: PLR0917 - one stage of the pipeline above
     problems: Sequence[P],
     generator: Generator,
     is_correct: Callable[[P, str], bool],
@@ -209,7 +220,9 @@ def _correct(
         for sample in range(settings.corrections)
     ]
     with counted("sampling corrections") as tick:
-        done = complete(generator, requests, _sampling(settings, "corrections"), journal, progress=tick)
+        done = complete(
+            generator, requests, _sampling(settings, "corrections"), journal, progress=tick
+        )
     grouped: dict[str, list[Completion]] = {error.id: [] for error in errors}
     for completion in done:
         grouped[completion.id].append(completion)
@@ -261,7 +274,8 @@ def _record(error: StepError[P], responses: Sequence[Response], *, prefix: str) 
 METHOD = Method(
     name="step_dpo",
     summary="pairs of single reasoning steps after a shared correct prefix",
-    paper="Lai et al. 2024, Step-DPO: Step-wise Preference Optimization for Long-chain Reasoning of LLMs, arXiv 2406.18629",
+    paper="Lai et al. 2024, Step-DPO: Step-wise Preference Optimization for Long-chain Reasoning of LLMs, "
+    "arXiv 2406.18629",
     config=StepDpoConfig,
     objective=lambda config: partial(dpo, beta=config.beta),
 )

@@ -36,6 +36,7 @@ def tree_mask_function(until: Tensor) -> Callable[[Tensor, Tensor, Tensor, Tenso
     """The same predicate as a FlexAttention mask function ``(batch, head, q, k) -> bool``."""
 
     def visible(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        del h  # all heads see the same
         return (k <= q) & (q < until[b, k])
 
     return visible

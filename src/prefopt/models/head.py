@@ -103,10 +103,27 @@ def _cap_slope(z: Tensor, softcap: float | None) -> Tensor | None:
     return None if softcap is None else 1 - (z / softcap).square_()
 
 
+class _Context(FunctionCtx):
+    """What the backward pass is told."""
+
+    settings: _Settings
+    frozen: bool
+    needs_input_grad: tuple[bool, ...]
+    saved_tensors: tuple[Tensor, ...]
+
+
+class _Saved(NamedTuple):
+    hidden: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    target: Tensor
+    lse: Tensor
+
+
 class _TokenLogps(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: FunctionCtx,
+        ctx: _Context,
         hidden: Tensor,
         weight: Tensor,
         bias: Tensor | None,
@@ -117,7 +134,7 @@ class _TokenLogps(torch.autograd.Function):
         wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         logp, lse = hidden.new_empty(n, dtype=wide), hidden.new_empty(n, dtype=wide)
         extra = {name: hidden.new_empty(n, dtype=wide) for name in settings.statistics}
-        wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]  # pyright: ignore[reportAttributeAccessIssue]
+        wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]
         frozen = not (wants_weight or wants_bias)
         direction = torch.empty_like(hidden) if frozen and wants_hidden else None
         for start in range(0, n, settings.rows):
@@ -137,44 +154,41 @@ class _TokenLogps(torch.autograd.Function):
             if direction is not None:
                 slope = _slope(p, target[part], cap, settings.scale)
                 direction[part] = slope.to(hidden.dtype) @ weight
-        ctx.settings = settings  # pyright: ignore[reportAttributeAccessIssue]
-        ctx.frozen = frozen  # pyright: ignore[reportAttributeAccessIssue]
-        ctx.save_for_backward(*((direction,) if frozen else (hidden, weight, bias, target, lse)))
+        ctx.settings = settings
+        ctx.frozen = frozen
+        saved = (direction,) if frozen else (hidden, weight, bias, target, lse)
+        ctx.save_for_backward(*saved)  # pyright: ignore[reportArgumentType] - None is allowed
         statistics = tuple(extra[name] for name in settings.statistics)
         ctx.mark_non_differentiable(*statistics)
         return logp, *statistics
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        saved = ctx.saved_tensors  # pyright: ignore[reportAttributeAccessIssue]
-        if ctx.frozen:  # pyright: ignore[reportAttributeAccessIssue]
+    def backward(ctx: _Context, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        saved = ctx.saved_tensors
+        if ctx.frozen:
             (direction,) = saved
             grad_hidden = (
                 None if direction is None else direction * grad[:, None].to(direction.dtype)
             )
             return grad_hidden, None, None, None, None
-        hidden, weight, bias, target, lse = saved
-        return _recompute(ctx, grad, hidden, weight, bias, target, lse)
+        return _recompute(ctx, grad, _Saved(*saved))
 
 
 def _recompute(
-    ctx: FunctionCtx,
+    ctx: _Context,
     grad: Tensor,
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    target: Tensor,
-    lse: Tensor,
+    saved: _Saved,
 ) -> tuple[Tensor | None, ...]:
-    settings: _Settings = ctx.settings  # pyright: ignore[reportAttributeAccessIssue]
+    settings = ctx.settings
+    hidden, weight, bias, target, lse = saved
     wide = lse.dtype
-    grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None  # pyright: ignore[reportAttributeAccessIssue]
+    grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
     # Sums over tokens are accumulated in float32 even under bfloat16 weights.
-    grad_weight = torch.zeros_like(weight, dtype=wide) if ctx.needs_input_grad[1] else None  # pyright: ignore[reportAttributeAccessIssue]
+    grad_weight = torch.zeros_like(weight, dtype=wide) if ctx.needs_input_grad[1] else None
     grad_bias = (
         torch.zeros_like(bias, dtype=wide) if bias is not None and ctx.needs_input_grad[2] else None
-    )  # pyright: ignore[reportAttributeAccessIssue]
+    )
     for start in range(0, hidden.shape[0], settings.rows):
         part = slice(start, start + settings.rows)
         z = _logits(hidden[part], weight, bias, settings)

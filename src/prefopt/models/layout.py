@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from prefopt.errors import ConfigError
+from prefopt.models.load import CausalModel, attention_name, plain_model
 from prefopt.models.selfcheck import SelfCheck, check_model, require_head
 from prefopt.pack.batch import Layout
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 
 class LayoutChoice(NamedTuple):
@@ -20,7 +18,7 @@ class LayoutChoice(NamedTuple):
     check: SelfCheck
 
 
-def choose_layout(model: PreTrainedModel, *, requested: str, longest: int) -> LayoutChoice:
+def choose_layout(model: CausalModel, *, requested: str, longest: int) -> LayoutChoice:
     """The layout to train in, after checking the model against plain transformers calls.
 
     Args:
@@ -36,7 +34,8 @@ def choose_layout(model: PreTrainedModel, *, requested: str, longest: int) -> La
     check = check_model(model)
     require_head(model, check)
     obstacle = check.reason or _window(model, longest)
-    flex = model.config._attn_implementation == "flex_attention"  # noqa: SLF001 - no public reader
+    attention = attention_name(model)
+    flex = attention == "flex_attention"
     best = Layout.ROWS if obstacle else Layout.PACKED if flex else Layout.TREE
     if requested in ("auto", best):
         return LayoutChoice(best, obstacle or f"tree mask agrees to {check.tree:.1e} nats", check)
@@ -47,7 +46,7 @@ def choose_layout(model: PreTrainedModel, *, requested: str, longest: int) -> La
             f"layout {requested}: {type(model).__name__}: {obstacle}; use layout: auto"
         )
     raise ConfigError(
-        f"layout {requested} does not go with attention '{model.config._attn_implementation}': "  # noqa: SLF001
+        f"layout {requested} does not go with attention '{attention}': "
         + (
             "packed needs attn_implementation: flex_attention (a GPU)"
             if not flex
@@ -56,8 +55,8 @@ def choose_layout(model: PreTrainedModel, *, requested: str, longest: int) -> La
     )
 
 
-def _window(model: PreTrainedModel, longest: int) -> str:
-    config = model.config.get_text_config()
+def _window(model: CausalModel, longest: int) -> str:
+    config = plain_model(model).config.get_text_config()
     window = getattr(config, "sliding_window", None)
     active = getattr(config, "use_sliding_window", True)
     if window and active and longest > window:

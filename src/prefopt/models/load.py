@@ -26,7 +26,9 @@ from prefopt.models.head import OutputHead
 from prefopt.models.locate import ADAPTER_CONFIG, CONFIG, Located, first_line, locate
 from prefopt.models.lora import LoraSettings, add_lora
 from prefopt.models.parts import (
+    CausalModel,
     adapter_disabled,
+    attention_name,
     disable_dropout,
     embedding_rows,
     find_backbone,
@@ -38,13 +40,16 @@ from prefopt.models.tokenizer import load_tokenizer
 from prefopt.models.weights import check_adapter_keys, load_weights, weight_files
 
 __all__ = [
+    "CausalModel",
     "LoadedModel",
     "LoraSettings",
     "ModelSettings",
     "OutputHead",
     "adapter_disabled",
     "add_lora",
+    "attention_name",
     "disable_dropout",
+    "embedding_rows",
     "find_backbone",
     "load_model",
     "load_tokenizer",

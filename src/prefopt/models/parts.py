@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager
+from typing import TypeAlias
 
 import torch
 from peft import PeftModel
@@ -26,6 +27,16 @@ _DROPOUTS = (
 _SOFTCAPS = ("final_logit_softcapping", "logits_soft_cap")
 _RUNTIME_DROPOUTS = ("attention_dropout", "hidden_dropout")
 """Configuration fields that some models (Falcon) read in every forward pass."""
+
+
+CausalModel: TypeAlias = PreTrainedModel | PeftModel
+"""What is trained and scored: a transformers causal language model, bare or with a PEFT adapter."""
+
+
+def attention_name(model: CausalModel) -> str:
+    """The attention implementation that a model runs with (`sdpa`, `eager`, `flex_attention`, ...)."""
+    # transformers has no public reader for it.
+    return str(plain_model(model).config._attn_implementation)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
 
 
 def plain_model(model: PreTrainedModel | PeftModel) -> PreTrainedModel:

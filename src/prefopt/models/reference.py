@@ -49,7 +49,7 @@ class AdapterOffReference:
         self.digest = digest
 
     def logps(self, batch: PackedBatch) -> Tensor:
-        """[N]"""
+        """[N] without gradient."""
         with torch.no_grad(), adapter_disabled(self.scorer.model):
             return self.scorer(batch).logp
 
@@ -62,7 +62,7 @@ class LiveReference:
         self.digest = digest
 
     def logps(self, batch: PackedBatch) -> Tensor:
-        """[N]"""
+        """[N] without gradient."""
         with torch.no_grad():
             return self.scorer(batch).logp
 

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor, nn
 
 from prefopt.models.attention import attention_mask
 from prefopt.models.head import TokenLogps, token_logps
-from prefopt.models.load import find_backbone, output_head
+from prefopt.models.load import CausalModel, attention_name, find_backbone, output_head
 from prefopt.pack.batch import PackedBatch
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 SCORER_VERSION = "1"
 """Part of the key of cached log-probabilities: raise it when their values change."""
@@ -30,7 +25,7 @@ class Scorer(nn.Module):
 
     def __init__(
         self,
-        model: PreTrainedModel,
+        model: CausalModel,
         *,
         chunk_bytes: int = 1 << 26,
         statistics: tuple[str, ...] = (),
@@ -58,7 +53,7 @@ class Scorer(nn.Module):
     def hidden_states(self, batch: PackedBatch) -> Tensor:
         """Last hidden states [B, L, H] under the batch's mask."""
         backbone = find_backbone(self.model)
-        implementation = backbone.config._attn_implementation  # noqa: SLF001 - no public reader exists
+        implementation = attention_name(self.model)
         mask = attention_mask(batch, implementation=implementation, dtype=self.model.dtype)
         # Chains need no positions: handing them over would make transformers look for packed sequences.
         position = None if mask is None else batch.position

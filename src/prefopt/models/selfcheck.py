@@ -6,19 +6,17 @@ rows, or refused by name; it is never silently wrong.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from prefopt.errors import ModelError
+from prefopt.models.load import CausalModel, attention_name, embedding_rows, plain_model
 from prefopt.models.scorer import Scorer
 from prefopt.pack.batch import Example, Layout, collate
 from prefopt.pack.tree import TokenSequence, build_tree
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 _TOLERANCE = {torch.float32: 2e-4, torch.float64: 1e-6, torch.bfloat16: 0.15, torch.float16: 0.03}
 
@@ -45,9 +43,9 @@ class SelfCheck(NamedTuple):
         return self.tree <= self.tolerance
 
 
-def check_model(model: PreTrainedModel) -> SelfCheck:
+def check_model(model: CausalModel) -> SelfCheck:
     """Compare separate rows and a small tree against the model's own logits on random tokens."""
-    example = _random_example(_vocabulary(model))
+    example = _random_example(embedding_rows(model))
     was_training = model.training
     model.eval()
     try:
@@ -65,18 +63,14 @@ def check_model(model: PreTrainedModel) -> SelfCheck:
     return SelfCheck(head, tree, tolerance, reason)
 
 
-def require_head(model: PreTrainedModel, check: SelfCheck) -> None:
+def require_head(model: CausalModel, check: SelfCheck) -> None:
     """Raise `ModelError` when the model changes its logits in a way that the head does not know."""
     if not check.head_ok:
         raise ModelError(
             f"{type(model).__name__}: the chunked head differs from the model's own logits by "
             f"{check.head:.3g} nats (bound {check.tolerance:g}); this architecture post-processes its logits "
-            f"in a way prefopt does not know: please report the model type '{model.config.model_type}'"
+            f"in a way prefopt does not know: please report the model type '{plain_model(model).config.model_type}'"
         )
-
-
-def _vocabulary(model: PreTrainedModel) -> int:
-    return int(model.get_input_embeddings().weight.shape[0])  # pyright: ignore[reportArgumentType, reportAttributeAccessIssue]
 
 
 def _random_example(vocabulary: int) -> Example:
@@ -97,7 +91,7 @@ def _random_example(vocabulary: int) -> Example:
     return Example("selfcheck", build_tree(sequences), (), (), (), none, none, none)
 
 
-def _plain_logps(model: PreTrainedModel, example: Example) -> Tensor:
+def _plain_logps(model: CausalModel, example: Example) -> Tensor:
     """Per incidence, from the model's own logits, one ordinary row at a time."""
     parts: list[Tensor] = []
     tree = example.tree
@@ -110,16 +104,14 @@ def _plain_logps(model: PreTrainedModel, example: Example) -> Tensor:
     return torch.cat(parts)
 
 
-def _scored(model: PreTrainedModel, example: Example, layout: Layout) -> Tensor:
+def _scored(model: CausalModel, example: Example, layout: Layout) -> Tensor:
     row_length = 128 if layout is Layout.PACKED else None
     batch = collate([[example]], layout=layout, row_length=row_length).to(model.device)
     return Scorer(model)(batch).logp[batch.token]
 
 
-def _tree_difference(
-    model: PreTrainedModel, example: Example, expected: Tensor
-) -> tuple[float, str]:
-    flex = model.config._attn_implementation == "flex_attention"  # noqa: SLF001 - no public reader
+def _tree_difference(model: CausalModel, example: Example, expected: Tensor) -> tuple[float, str]:
+    flex = attention_name(model) == "flex_attention"
     layout = Layout.PACKED if flex else Layout.TREE
     try:
         return _difference(_scored(model, example, layout), expected), ""

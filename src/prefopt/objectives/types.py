@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -88,11 +88,8 @@ class Needs(NamedTuple):
     """Names of extra head statistics: `entropy`, `collision`."""
 
 
-class Objective(Protocol):
-    """A pure function from per-response quantities to unreduced losses, parameters already bound."""
-
-    def __call__(self, quantities: Pairs | Scores, /) -> Losses: ...
-
+Objective: TypeAlias = Callable[[Pairs], Losses] | Callable[[Scores], Losses]
+"""A pure function from per-response quantities to unreduced losses, parameters already bound."""
 
 _F = TypeVar("_F", bound=Callable[..., Losses])
 
@@ -117,7 +114,9 @@ def needs_of(objective: Objective) -> Needs:
     declared = getattr(function, "needs", None)
     if not isinstance(declared, Needs):
         name = getattr(function, "__name__", repr(function))
-        raise TypeError(f"{name} is not declared as an objective: decorate it with @needs(view=...)")
+        raise TypeError(
+            f"{name} is not declared as an objective: decorate it with @needs(view=...)"
+        )
     return declared
 
 

@@ -267,4 +267,6 @@ def _floats(values: Sequence[float | None]) -> Tensor:
 
 
 def _owners(counts: Sequence[int]) -> Tensor:
-    return torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts, dtype=torch.int64))
+    return torch.repeat_interleave(
+        torch.arange(len(counts)), torch.tensor(counts, dtype=torch.int64)
+    )

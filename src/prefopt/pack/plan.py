@@ -15,7 +15,6 @@ import numpy as np
 
 from prefopt.pack.batch import Layout
 
-
 PACK_OVERHEAD = 256
 """What one more micro-batch costs, in positions; measured on CPU between 100 (20M) and 350 (0.6M parameters)."""
 

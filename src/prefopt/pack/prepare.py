@@ -129,16 +129,16 @@ def _prepare_one(
     ledger: Ledger,
     weigh: Weigh | None,
 ) -> Example | None:
-    if is_glued(preference, settings.render):
-        ledger.note(preference.id, reason=GLUED)
-    if any(response.headless for response in responses):
-        ledger.note(preference.id, reason=HEADLESS)
     draft = _Draft(dict(enumerate(responses)), list(preference.pairs))
     for stage in (_without_empty, _fit_prompt, _fit_responses, _without_unscored, _without_equal):
         draft = stage(draft, preference, settings)
         if not draft.sequences or (preference.pairs and not draft.pairs):
             ledger.drop(preference.id, reason=draft.lost)
             return None
+    if is_glued(preference, settings.render):
+        ledger.note(preference.id, reason=GLUED)
+    if any(response.headless for response in responses):
+        ledger.note(preference.id, reason=HEADLESS)
     _settle(draft, preference, ledger)
     return _example(draft, preference, weigh)
 

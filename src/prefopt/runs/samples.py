@@ -49,8 +49,7 @@ def sample_rows(
         mine = pack._replace(rows=tuple(tuple(shown[i] for i in row) for row in pack.rows))
         batch = learner.batch(mine, training=training)
         members = {examples[i].id: examples[i] for i in mine.items}
-        for reward in _rewards(learner, batch, runtime):
-            rows.append(_row(reward, by_id[reward.id], members[reward.id]))
+        rows += [_row(r, by_id[r.id], members[r.id]) for r in _rewards(learner, batch, runtime)]
     return rows
 
 

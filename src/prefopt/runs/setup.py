@@ -15,6 +15,7 @@ from prefopt.errors import ConfigError, ModelError, RecordError
 from prefopt.ledger import Ledger
 from prefopt.models.digest import model_digest
 from prefopt.models.load import (
+    CausalModel,
     LoadedModel,
     LoraSettings,
     ModelSettings,
@@ -44,13 +45,13 @@ from prefopt.train.runtime import Runtime
 from prefopt.train.scoring import Packing, fill_store
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
 
 class Policy(NamedTuple):
     """The model to train."""
 
-    model: PreTrainedModel
+    model: CausalModel
     tokenizer: PreTrainedTokenizerFast
     fresh_adapter: bool
     """A LoRA adapter was added just now: switched off, the model is what it was."""
@@ -64,10 +65,14 @@ class Data(NamedTuple):
     ledger: Ledger
 
 
+def default_cache() -> Path:
+    """$PREFOPT_HOME, else ~/.cache/prefopt."""
+    return Path(os.environ.get("PREFOPT_HOME") or Path.home() / ".cache" / "prefopt")
+
+
 def cache_folder(config: RunConfig) -> Path:
-    """`cache_dir`, else $PREFOPT_HOME, else ~/.cache/prefopt."""
-    default = os.environ.get("PREFOPT_HOME") or Path.home() / ".cache" / "prefopt"
-    return Path(config.cache_dir or default)
+    """`cache_dir`, or the default cache."""
+    return default_cache() if config.cache_dir is None else Path(config.cache_dir)
 
 
 def tokenizer_of(config: RunConfig) -> PreTrainedTokenizerFast:
@@ -81,7 +86,12 @@ def tokenizer_of(config: RunConfig) -> PreTrainedTokenizerFast:
 
 
 def load_data(
-    config: RunConfig, method: Method[RunConfig], tokenizer: PreTrainedTokenizerFast, *, evaluation: bool, speak: bool
+    config: RunConfig,
+    method: Method[RunConfig],
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    evaluation: bool,
+    speak: bool,
 ) -> Data:
     """Read, pair and tokenise one split; raises `RecordError` when nothing is left to train on."""
     sources, split = _sources(config, evaluation=evaluation)
@@ -99,7 +109,10 @@ def load_data(
         )
         preferences += loaded.preferences
         if speak:
-            say(f"{name} data {source}: " + ", ".join(f"{c} -> {r}" for c, r in loaded.mapping.items()))
+            say(
+                f"{name} data {source}: "
+                + ", ".join(f"{c} -> {r}" for c, r in loaded.mapping.items())
+            )
     if method.pair is not None:
         preferences = [method.pair(p, config) for p in preferences]
     weigh = method.weigh
@@ -122,7 +135,9 @@ def _require_something(
     examples: Sequence[Example], objective: Objective, config: RunConfig, ledger: Ledger
 ) -> None:
     if not examples:
-        raise RecordError(f"{ledger.source}: no record is left to train on: " + "; ".join(ledger.summary()))
+        raise RecordError(
+            f"{ledger.source}: no record is left to train on: " + "; ".join(ledger.summary())
+        )
     if needs_of(objective).view == "pairs" and not any(e.pairs for e in examples):
         raise RecordError(
             f"{ledger.source}: method {config.method} trains on pairs and no record has one; give chosen and rejected "
@@ -205,7 +220,7 @@ def _load(config: RunConfig, name: str, device: torch.device) -> LoadedModel:
         return load_model(name, settings)
 
 
-def build_reference(  # noqa: PLR0913 - the composition root of a run
+def build_reference(
     config: RunConfig,
     objective: Objective,
     policy: Policy,
@@ -222,8 +237,8 @@ def build_reference(  # noqa: PLR0913 - the composition root of a run
     if kind == "adapter_off":
         if not policy.fresh_adapter:
             raise ConfigError(
-                "reference: adapter_off needs an adapter that starts in this run (use_peft: true on a plain model): only "
-                "then is the model without it the policy's starting point; use reference: cached"
+                "reference: adapter_off needs an adapter that starts in this run (use_peft: true on a plain model): "
+                "only then is the model without it the policy's starting point; use reference: cached"
             )
         return AdapterOffReference(scorer, digest=model_digest(policy.model, adapter=False))
     if config.reference_model is None and kind == "cached":
@@ -241,5 +256,7 @@ def build_reference(  # noqa: PLR0913 - the composition root of a run
     store = LogpStore(cache_folder(config) / "reference", weights=digest, precision=precision)
     scored = fill_store(store, source, examples, packing=packing, runtime=runtime)
     if runtime.is_main:
-        say(f"reference: {len(examples) - scored} examples from the cache, {scored} scored; {store.path.name}")
+        say(
+            f"reference: {len(examples) - scored} examples from the cache, {scored} scored; {store.path.name}"
+        )
     return CachedReference(store, digest=digest)

@@ -18,7 +18,7 @@ from prefopt.models.save import push_model, save_model
 from prefopt.models.scorer import Scorer
 from prefopt.objectives import needs_of
 from prefopt.pack.batch import Example, Layout
-from prefopt.pack.plan import PackLimits, Schedule, plan_steps, row_length_for
+from prefopt.pack.plan import PackLimits, Schedule, StepPlan, plan_steps, row_length_for
 from prefopt.progress import say
 from prefopt.report.page import write_report
 from prefopt.runs.environment import environment
@@ -35,9 +35,9 @@ from prefopt.runs.setup import (
     tokenizer_of,
 )
 from prefopt.train.folder import RunFolder, open_folder
-from prefopt.train.preference import PreferenceLearner
 from prefopt.train.loop import LoopSettings, fit
 from prefopt.train.optim import OptimSettings
+from prefopt.train.preference import PreferenceLearner
 from prefopt.train.runtime import Runtime
 from prefopt.train.scoring import Packing, policy_reference_gap, require_small_gap
 
@@ -85,27 +85,36 @@ def run_training(config: RunConfig, method: Method[RunConfig]) -> RunResult:
         PrefoptError: anything a user can cause, one line each.
     """
     path = Path(config.output_dir)
-    folder, checkpoint = open_folder(
-        path, resume=config.resume_from_checkpoint, overwrite=config.overwrite_output_dir
-    )
-    if config.resume_from_checkpoint and folder.finished.exists():
-        say(f"{path}: this run is already finished")
-        metrics = json.loads(folder.finished.read_text(encoding="utf-8"))["metrics"]
-        return RunResult(path, folder.model, metrics, folder.report)
     runtime = Runtime(
         mixed_precision=mixed_precision(config), report_to=config.report_to, logging_dir=path
     )
+    folder, checkpoint = runtime.on_main(
+        lambda: open_folder(
+            path, resume=config.resume_from_checkpoint, overwrite=config.overwrite_output_dir
+        )
+    )
+    if config.resume_from_checkpoint and folder.finished.exists():
+        return _earlier_result(folder, runtime)
     torch.manual_seed(config.seed)
     stage = _prepare(config, method, folder, runtime)
     _describe(stage)
     if checkpoint is None:
         _check_start(stage)
     settings = _loop_settings(stage)
-    runtime.start_trackers("prefopt", config.model_dump(mode="json"), name=config.run_name or path.name)
+    runtime.start_trackers(
+        "prefopt", config.model_dump(mode="json"), name=config.run_name or path.name
+    )
     metrics = fit(stage.learner, settings, runtime, resume_from=checkpoint)
     result = _finish(stage, metrics)
     runtime.finish()
     return result
+
+
+def _earlier_result(folder: RunFolder, runtime: Runtime) -> RunResult:
+    if runtime.is_main:
+        say(f"{folder.path}: this run is already finished")
+    metrics = json.loads(folder.finished.read_text(encoding="utf-8"))["metrics"]
+    return RunResult(folder.path, folder.model, metrics, folder.report)
 
 
 def _prepare(
@@ -124,7 +133,9 @@ def _prepare(
     everything = [*train.examples, *held_out]
     longest = max(n for e in everything for n in e.row_lengths(Layout.ROWS))
     choice = choose_layout(policy.model, requested=config.layout, longest=longest)
-    packing = packing_for(everything, choice.layout, config, items=config.per_device_train_batch_size)
+    packing = packing_for(
+        everything, choice.layout, config, items=config.per_device_train_batch_size
+    )
     scorer = Scorer(
         policy.model, chunk_bytes=config.head_chunk_bytes, statistics=needs_of(objective).statistics
     )
@@ -144,7 +155,17 @@ def _prepare(
     )
     schedule = schedule_for(config, train.examples, packing, runtime.world_size)
     return _Stage(
-        config, method, folder, runtime, train, evaluation, policy, learner, packing, schedule, choice.reason
+        config,
+        method,
+        folder,
+        runtime,
+        train,
+        evaluation,
+        policy,
+        learner,
+        packing,
+        schedule,
+        choice.reason,
     )
 
 
@@ -262,7 +283,7 @@ def _loop_settings(stage: _Stage) -> LoopSettings:
     )
 
 
-def _eval_plan(stage: _Stage) -> list:
+def _eval_plan(stage: _Stage) -> list[StepPlan]:
     if stage.evaluation is None:
         return []
     examples = stage.evaluation.examples
@@ -286,7 +307,9 @@ def _identity(stage: _Stage) -> dict[str, str]:
     keys = hashlib.blake2b(digest_size=16)
     for example in stage.train.examples:
         keys.update(example.key(stage.packing.layout))
-        keys.update(repr((example.pairs, example.pair_weight, example.pair_margin, example.weight)).encode())
+        keys.update(
+            repr((example.pairs, example.pair_weight, example.pair_margin, example.weight)).encode()
+        )
     return {**settings, "data": keys.hexdigest()}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 from prefopt.errors import ModelError
@@ -85,8 +86,6 @@ def encode(
     if not rendered:
         return []
     bos = _added_bos(tokenizer)
-    # Offsets are taken from one encoding at a time: hundreds of tuples a response, alive for a whole batch, would
-    # keep the garbage collector busy.
     encodings = _encode(tokenizer, [r.text for r in rendered], special=False)
     return [
         _score(r, encoding, tokenizer, None if r.special else bos)
@@ -111,32 +110,81 @@ def _added_bos(tokenizer: PreTrainedTokenizerFast) -> int | None:
     return bos if _encode(tokenizer, ["a"], special=True)[0].ids[:1] == [bos] else None
 
 
-_Offsets = Sequence[tuple[int, int]]
-
-
 def _score(
     rendered: RenderedResponse,
     encoding: Encoding,
     tokenizer: PreTrainedTokenizerFast,
     bos: int | None,
 ) -> EncodedResponse:
-    ids, offsets = encoding.ids, encoding.offsets
+    ids = encoding.ids
+    located = _Located(rendered.text, encoding, ids, tokenizer)
     head = [bos] if bos is not None and ids[:1] != [bos] else []
     scored = [False] * (len(ids) + len(head))
     turn = [-1] * len(scored)
+    context = located.first_after(rendered.context) + len(head)
     for span in rendered.spans:
-        start = _first_after(span.start, rendered.text, ids, offsets, tokenizer) + len(head)
-        stop = _first_beyond(span.end, rendered.text, offsets) + len(head)
+        at_context = span.start == rendered.context
+        start = context if at_context else located.first_after(span.start) + len(head)
+        stop = located.first_beyond(span.end) + len(head)
         if stop > start:
             scored[start:stop] = [True] * (stop - start)
             turn[start:stop] = [span.turn] * (stop - start)
     headless = bool(scored) and scored[0]
     if headless:
         scored[0], turn[0] = False, -1
-    context = _first_after(rendered.context, rendered.text, ids, offsets, tokenizer) + len(head)
     tokens = head + ids
     begins = bool(tokens) and tokens[0] == tokenizer.bos_token_id
     return EncodedResponse(TokenSequence(tokens, scored, turn), context, begins, headless)
+
+
+class _Located:
+    """Finds the tokens of a text by character position.
+
+    The list of all offsets, hundreds of small tuples a response, is only made where one look-up in the
+    encoding does not answer: at white space, which byte-level tokenizers may leave out of the offsets.
+    """
+
+    def __init__(
+        self, text: str, encoding: Encoding, ids: list[int], tokenizer: PreTrainedTokenizerFast
+    ) -> None:
+        self.text = text
+        self.encoding = encoding
+        self.ids = ids
+        self.tokenizer = tokenizer
+
+    @cached_property
+    def offsets(self) -> list[tuple[int, int]]:
+        return self.encoding.offsets
+
+    def first_after(self, position: int) -> int:
+        """Index of the first token that reaches beyond `position`.
+
+        A token whose trimmed white space lies beyond the position is found by its own spelling.
+        """
+        if position < len(self.text) and not self.text[position].isspace():
+            covering: int | None = self.encoding.char_to_token(position)
+            if covering is not None:
+                return covering
+        at = bisect_right(self.offsets, position, key=_token_end)
+        if at > 0 and position < len(self.text) and self.text[position].isspace():
+            start, end = self.offsets[at - 1]
+            if end > start and not self.text[end - 1].isspace():
+                piece = str(self.tokenizer.convert_ids_to_tokens(self.ids[at - 1]))
+                if end + len(piece) - len(piece.rstrip(_SPACE_MARKS)) > position:
+                    return at - 1
+        return at
+
+    def first_beyond(self, position: int) -> int:
+        """Index of the first token that starts at `position` or later.
+
+        White space of no width that ends there lies before it.
+        """
+        if position >= len(self.text):
+            return len(self.ids)
+        at = bisect_left(self.offsets, position, key=_token_start)
+        while at < len(self.offsets) and self.offsets[at] == (position, position):
+            at += 1
+        return at
 
 
 def _token_end(offset: tuple[int, int]) -> int:
@@ -145,31 +193,3 @@ def _token_end(offset: tuple[int, int]) -> int:
 
 def _token_start(offset: tuple[int, int]) -> int:
     return offset[0]
-
-
-def _first_after(
-    position: int, text: str, ids: list[int], offsets: _Offsets, tokenizer: PreTrainedTokenizerFast
-) -> int:
-    """Index of the first token that reaches beyond `position`.
-
-    Byte-level tokenizers may leave white space out of the offsets. A token whose trimmed white space lies
-    beyond the position is found by its own spelling.
-    """
-    at = bisect_right(offsets, position, key=_token_end)
-    if at > 0 and position < len(text) and text[position].isspace():
-        start, end = offsets[at - 1]
-        if end > start and not text[end - 1].isspace():
-            piece = str(tokenizer.convert_ids_to_tokens(ids[at - 1]))
-            if end + len(piece) - len(piece.rstrip(_SPACE_MARKS)) > position:
-                return at - 1
-    return at
-
-
-def _first_beyond(position: int, text: str, offsets: _Offsets) -> int:
-    """Index of the first token that starts at `position` or later; trimmed white space before it does not."""
-    if position >= len(text):
-        return len(offsets)
-    at = bisect_left(offsets, position, key=_token_start)
-    while at < len(offsets) and offsets[at] == (position, position):
-        at += 1
-    return at

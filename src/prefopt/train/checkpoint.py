@@ -45,7 +45,9 @@ def list_checkpoints(folder: Path) -> list[Path]:
     """Finished checkpoints under `folder`, oldest first."""
     if not folder.is_dir():
         return []
-    found = [(int(m[1]), p) for p in folder.iterdir() if (m := re.fullmatch(r"checkpoint-(\d+)", p.name))]
+    found = [
+        (int(m[1]), p) for p in folder.iterdir() if (m := re.fullmatch(r"checkpoint-(\d+)", p.name))
+    ]
     return [path for _, path in sorted(found)]
 
 
@@ -157,7 +159,9 @@ def check_identity(saved: Mapping[str, str], current: Mapping[str, str], checkpo
     ]
     if differences:
         raise ResumeError(
-            f"{checkpoint}: not the same run: " + "; ".join(differences) + ". Restore these settings, or start "
+            f"{checkpoint}: not the same run: "
+            + "; ".join(differences)
+            + ". Restore these settings, or start "
             "anew with --overwrite or another output_dir"
         )
 
@@ -167,7 +171,7 @@ def rng_state() -> dict[str, object]:
     numpy_state = np.random.get_state(legacy=True)  # noqa: NPY002 - third-party code may use the global generator
     state: dict[str, object] = {
         "python": repr(random.getstate()),
-        "numpy": repr([numpy_state[0], numpy_state[1].tolist(), *numpy_state[2:]]),  # pyright: ignore
+        "numpy": repr([numpy_state[0], numpy_state[1].tolist(), *numpy_state[2:]]),  # pyright: ignore[reportArgumentType, reportAttributeAccessIssue]
         "torch": torch.get_rng_state(),
     }
     if torch.cuda.is_available():

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from prefopt.errors import ResumeError, StorageError
 from prefopt.train.checkpoint import find_damage, latest_checkpoint, list_checkpoints, read_state
+from prefopt.train.track import MetricsFile
 
 FINISHED = "finished.json"
 
@@ -48,10 +49,14 @@ class RunFolder:
             temporary.replace(path)
         except OSError as error:
             temporary.unlink(missing_ok=True)
-            raise StorageError(f"{path}: cannot be written ({error.strerror}); free space or choose another output_dir") from error
+            raise StorageError(
+                f"{path}: cannot be written ({error.strerror}); free space or choose another output_dir"
+            ) from error
 
 
-def open_folder(path: Path, *, resume: bool | str, overwrite: bool) -> tuple[RunFolder, Path | None]:
+def open_folder(
+    path: Path, *, resume: bool | str, overwrite: bool
+) -> tuple[RunFolder, Path | None]:
     """The folder, and the checkpoint to go on from (None: start at step 0).
 
     Args:
@@ -64,14 +69,10 @@ def open_folder(path: Path, *, resume: bool | str, overwrite: bool) -> tuple[Run
     """
     folder = RunFolder(path)
     if isinstance(resume, str):
-        checkpoint = Path(resume)
-        read_state(checkpoint)
-        return folder, checkpoint
-    if resume:
-        return folder, latest_checkpoint(folder.checkpoints)
-    if overwrite:
+        read_state(Path(resume))
+    elif overwrite:
         _clear(folder)
-    elif folder.metrics.exists() or folder.finished.exists() or list_checkpoints(folder.checkpoints):
+    elif not resume and _holds_run(folder):
         raise ResumeError(
             f"{path}: already holds a run ({_state(folder)}); pass --resume to go on, --overwrite to start anew, or "
             "set another output_dir"
@@ -80,14 +81,29 @@ def open_folder(path: Path, *, resume: bool | str, overwrite: bool) -> tuple[Run
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(f"{path}: cannot make output_dir ({error.strerror})") from error
-    return folder, None
+    if isinstance(resume, str):
+        return folder, Path(resume)
+    checkpoint = latest_checkpoint(folder.checkpoints) if resume else None
+    if checkpoint is None:
+        MetricsFile(folder.metrics).rewind(0)
+    return folder, checkpoint
+
+
+def _holds_run(folder: RunFolder) -> bool:
+    return bool(
+        folder.metrics.exists() or folder.finished.exists() or list_checkpoints(folder.checkpoints)
+    )
 
 
 def _state(folder: RunFolder) -> str:
     if folder.finished.exists():
         return "finished"
     whole = [p for p in list_checkpoints(folder.checkpoints) if not find_damage(p)]
-    return f"unfinished, newest checkpoint {whole[-1].name}" if whole else "unfinished, no checkpoint yet"
+    return (
+        f"unfinished, newest checkpoint {whole[-1].name}"
+        if whole
+        else "unfinished, no checkpoint yet"
+    )
 
 
 def _clear(folder: RunFolder) -> None:

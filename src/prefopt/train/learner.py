@@ -26,8 +26,10 @@ B = TypeVar("B")
 class Learner(Protocol[B]):
     """The loop's view of what is trained. A language model, a regression, a preference model, a diffusion model."""
 
-    module: nn.Module
-    """Holds the trainable parameters; the loop may wrap it for distributed training."""
+    @property
+    def module(self) -> nn.Module:
+        """Holds the trainable parameters; the loop may wrap it for distributed training."""
+        ...
 
     def batch(self, pack: Pack, *, training: bool) -> B:
         """Collate the examples of a micro-batch and move them to the device of the module."""

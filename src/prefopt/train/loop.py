@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -36,6 +36,9 @@ from prefopt.train.runtime import Runtime
 from prefopt.train.track import MetricsFile
 
 B = TypeVar("B")
+
+_ROW_KEYS = {"step", "epoch", "seconds"}
+"""What a line of `metrics.jsonl` says about itself; the rest are metrics."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,13 +113,18 @@ class _Loop(Generic[B]):
         self.step = state.step
         if self.runtime.is_main:
             self.metrics.rewind(state.step)
+            for row in self.metrics.read():
+                self.last |= {k: v for k, v in row.items() if k not in _ROW_KEYS}
+                self.started = time.perf_counter() - row["seconds"]
             say(f"resuming from {checkpoint} (step {state.step} of {self.total_steps})")
 
     def run(self) -> dict[str, float]:
         self.module.train()
         quiet = not self.runtime.is_main
+        alone = self.runtime.world_size == 1
         with (
-            _stop_requests() as stop,
+            # Processes of a launch cannot agree on a step to stop after: signals end them at once.
+            _stop_requests() if alone else nullcontext(list[int]()) as stop,
             progress("training", self.total_steps, quiet=quiet, done=self.step) as tick,
         ):
             for step, plan in self.settings.schedule.from_step(self.step):
@@ -125,7 +133,7 @@ class _Loop(Generic[B]):
                 self.window_steps += 1
                 tick(note=self.report(gradient_norm))
                 saved = self.save_if_due(force=False)
-                if stop and self.runtime.world_size == 1 and self.step < self.total_steps:
+                if stop and self.step < self.total_steps:
                     if not saved:
                         self.save_if_due(force=True)
                     raise Interrupted(f"stopped at step {self.step} of {self.total_steps}")
@@ -154,7 +162,9 @@ class _Loop(Generic[B]):
         self.optimizer.zero_grad(set_to_none=True)
         return norm
 
-    def check_finite(self, step: int, packs: Sequence[Pack], sums: Sequence[Tensor], norm: Tensor) -> None:
+    def check_finite(
+        self, step: int, packs: Sequence[Pack], sums: Sequence[Tensor], norm: Tensor
+    ) -> None:
         """One host synchronisation a step; nothing has touched the weights yet."""
         finite = torch.isfinite(torch.stack([*sums, norm.to(sums[0].device)]))
         if bool(finite.all()):
@@ -173,7 +183,8 @@ class _Loop(Generic[B]):
         settings, step = self.settings, self.step
         end = step == self.total_steps
         values: dict[str, float] = {}
-        if step % settings.logging_steps == 0 or step == 1 or end:
+        # A checkpoint finds the window empty, so that a resumed run logs what an uninterrupted one does.
+        if step % settings.logging_steps == 0 or step == 1 or end or self.save_due():
             values = self.read_window()
             values["grad_norm"] = float(gradient_norm)
         if settings.eval_steps and (step % settings.eval_steps == 0 or end):
@@ -210,14 +221,16 @@ class _Loop(Generic[B]):
             self.metrics.append({**row, "seconds": round(time.perf_counter() - self.started, 3)})
         self.runtime.track(values, step=self.step)
 
-    def save_if_due(self, *, force: bool) -> bool:
+    def save_due(self) -> bool:
         every = self.settings.save_steps
-        due = every is not None and (self.step % every == 0 or self.step == self.total_steps)
-        if not (due or force):
+        return every is not None and (self.step % every == 0 or self.step == self.total_steps)
+
+    def save_if_due(self, *, force: bool) -> bool:
+        if not (self.save_due() or force):
             return False
         rng = self.runtime.gather([rng_state()])
-        if self.runtime.is_main:
-            write_checkpoint(
+        self.runtime.on_main(
+            lambda: write_checkpoint(
                 self.settings.folder / "checkpoints",
                 TrainerState(self.step, self.identity),
                 save_weights=self.learner.save,
@@ -225,7 +238,7 @@ class _Loop(Generic[B]):
                 rng=rng,
                 keep=self.settings.save_total_limit,
             )
-        self.runtime.wait()
+        )
         return True
 
 
@@ -251,7 +264,7 @@ def _join_losses(values: dict[str, float]) -> dict[str, float]:
 
 
 @contextmanager
-def _stop_requests() -> Iterator[list[int]]:
+def _stop_requests() -> Generator[list[int]]:
     """Collects SIGINT and SIGTERM while the loop runs, so that it can save before it stops."""
     received: list[int] = []
 
@@ -272,5 +285,3 @@ def _stop_requests() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import nn
@@ -13,7 +13,7 @@ from prefopt.models.load import load_weights
 from prefopt.models.reference import Reference
 from prefopt.models.save import save_model
 from prefopt.models.scorer import Scorer, lengths, sum_by_response
-from prefopt.objectives import Objective, Scores, needs_of
+from prefopt.objectives import Losses, Objective, Pairs, Scores, needs_of
 from prefopt.pack.batch import Example, Layout, PackedBatch, collate
 from prefopt.pack.plan import Pack
 from prefopt.train.learner import Weighted
@@ -68,10 +68,15 @@ class PreferenceLearner:
         scores = self.scores(module, batch)
         out: list[Weighted] = []
         for objective, need, coefficient in self.objectives:
-            losses = objective(scores.pairs() if need.view == "pairs" else scores)
+            if need.view == "pairs":
+                losses = cast("Callable[[Pairs], Losses]", objective)(scores.pairs())
+            else:
+                losses = cast("Callable[[Scores], Losses]", objective)(scores)
             if coefficient != 1.0:
                 losses = losses._replace(loss=coefficient * losses.loss)
-            out.append(Weighted(losses, batch.pair_weight if need.view == "pairs" else scores.length))
+            out.append(
+                Weighted(losses, batch.pair_weight if need.view == "pairs" else scores.length)
+            )
         return out
 
     def scores(self, module: nn.Module, batch: PackedBatch) -> Scores:

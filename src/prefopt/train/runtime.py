@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
-from prefopt.errors import ConfigError
+from prefopt.errors import ConfigError, MissingExtraError, PrefoptError
 
 T = TypeVar("T")
 
-_TRACKER_EXTRAS = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow", "trackio": "trackio"}
+_TRACKER_EXTRAS = {
+    "tensorboard": "tensorboard",
+    "wandb": "wandb",
+    "mlflow": "mlflow",
+    "trackio": "trackio",
+}
 
 
 class Runtime:
@@ -27,6 +34,10 @@ class Runtime:
         mixed_precision: `no`, `bf16` or `fp16`.
         report_to: trackers out of tensorboard, wandb, mlflow, trackio.
         logging_dir: where file-based trackers write.
+
+    Raises:
+        MissingExtraError: a tracker is not installed.
+        ConfigError: a launcher was asked for several processes and started one.
     """
 
     def __init__(
@@ -38,11 +49,15 @@ class Runtime:
     ) -> None:
         for name in report_to:
             if importlib.util.find_spec(_TRACKER_EXTRAS[name]) is None:
-                raise ConfigError(
+                raise MissingExtraError(
                     f"report_to: {name} is not installed; run: pip install 'prefopt[{name}]'"
                 )
+        _refuse_lone_process()
+        # accelerate keeps its state for the whole Python process; two runs in one may differ in precision.
+        AcceleratorState._reset_state()  # noqa: SLF001 - has no public form
         # Accumulation stays at 1: the loop divides by the weight of the global batch itself.
         self._accelerator = Accelerator(
+            cpu=_several_processes() and not _has_gpus(),
             mixed_precision=mixed_precision,
             gradient_accumulation_steps=1,
             log_with=list(report_to) or None,
@@ -95,11 +110,26 @@ class Runtime:
 
     def sum(self, values: Tensor) -> Tensor:
         """Sum over processes."""
-        return self._accelerator.reduce(values, reduction="sum")
+        return cast("Tensor", self._accelerator.reduce(values, reduction="sum"))
 
     def gather(self, items: list[T]) -> list[T]:
         """Python objects of all processes, joined in rank order."""
         return gather_object(items) if self.world_size > 1 else items
+
+    def on_main(self, work: Callable[[], T]) -> T:
+        """What `work` returns in the main process: all others wait for a copy of it, or for its error."""
+        if self.world_size == 1:
+            return work()
+        outcome: list[T | PrefoptError] = []
+        if self.is_main:
+            try:
+                outcome.append(work())
+            except PrefoptError as error:
+                outcome.append(error)
+        shared = self.gather(outcome)[0]
+        if isinstance(shared, PrefoptError):
+            raise shared
+        return shared
 
     def wait(self) -> None:
         """Until all processes are here."""
@@ -109,7 +139,9 @@ class Runtime:
         """Open the trackers named in `report_to`."""
         if not self.report_to:
             return
-        flat = {k: v if isinstance(v, int | float | str | bool) else str(v) for k, v in settings.items()}
+        flat = {
+            k: v if isinstance(v, int | float | str | bool) else str(v) for k, v in settings.items()
+        }
         init: dict[str, dict[str, object]] = {"wandb": {"name": name}, "trackio": {"name": name}}
         chosen = {k: v for k, v in init.items() if k in self.report_to}
         self._accelerator.init_trackers(project, config=flat, init_kwargs=chosen)
@@ -123,6 +155,30 @@ class Runtime:
         """Close trackers."""
         if self.report_to:
             self._accelerator.end_training()
+
+
+def _several_processes() -> bool:
+    """Whether a launcher started more than this process."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def _has_gpus() -> bool:
+    """Whether each process may get a device of its own; Apple's GPU serves one process."""
+    accelerator = (
+        torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    )
+    return accelerator is not None and accelerator.type != "mps"
+
+
+def _refuse_lone_process() -> None:
+    """`accelerate launch --cpu --num_processes 2` starts one process unless it is given an MPI host file."""
+    launched = os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
+    sizes = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+    if launched and "MASTER_ADDR" in os.environ and not any(name in os.environ for name in sizes):
+        raise ConfigError(
+            "accelerate launch --cpu was asked for several processes and starts one only: use torchrun "
+            "--nproc_per_node N -m prefopt ..., which shares the work on CPUs and GPUs alike"
+        )
 
 
 def close_process_group() -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+
+from prefopt.errors import StorageError
 
 
 class MetricsFile:
@@ -15,8 +18,8 @@ class MetricsFile:
         self.path = path
 
     def append(self, values: Mapping[str, float | int | str]) -> None:
-        """Write one line."""
-        with self.path.open("a", encoding="utf-8") as file:
+        """Write one line; raises `StorageError` when the disk does not take it."""
+        with self._readable_errors(), self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(dict(values)) + "\n")
 
     def read(self) -> list[dict[str, float]]:
@@ -32,11 +35,24 @@ class MetricsFile:
         return rows
 
     def rewind(self, step: int) -> None:
-        """Forget lines after optimiser step `step`: the resumed run writes them again, identically."""
+        """Forget lines after optimiser step `step`: the resumed run writes them again."""
+        if not self.path.exists():
+            return
         kept = [row for row in self.read() if row["step"] <= step]
         temporary = self.path.with_suffix(".tmp")
-        with temporary.open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(row) + "\n" for row in kept)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self.path)
+        with self._readable_errors():
+            with temporary.open("w", encoding="utf-8") as file:
+                file.writelines(json.dumps(row) + "\n" for row in kept)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(self.path)
+
+    @contextmanager
+    def _readable_errors(self) -> Generator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise StorageError(
+                f"{self.path}: cannot be written ({error.strerror}); earlier checkpoints are intact: free space, "
+                "then resume"
+            ) from error

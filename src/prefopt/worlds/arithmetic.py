@@ -16,16 +16,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Literal, NamedTuple
-
-import torch
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from prefopt.errors import ConfigError, StorageError
-from prefopt.models.quiet import quiet_transformers
+from prefopt.models.save import save_model
 from prefopt.records import Message, Preference, Response, write_preferences
 from prefopt.values import JsonValue
+from prefopt.worlds.base import tiny_llama
 from prefopt.worlds.tokenizer import word_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 Split = Literal["train", "preference", "test"]
 
@@ -67,7 +68,8 @@ class Verdict(NamedTuple):
     correct: bool
     """The last answer line holds the right number (also where a wrong step led to it)."""
     first_wrong: int | None
-    """First wrong, missing or unreadable line, from 1; the answer line is line n + 1. None: all are right."""
+    """First wrong, missing or unreadable line, from 1. The answer line is line n + 1, and what follows it is
+    its fault. None: all lines are right."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,7 @@ class ArithmeticSettings:
     modulus: int = 20
     min_steps: int = 5
     max_steps: int = 10
-    misconception_share: float = 0.065
+    misconception_share: float = 0.075
     """Part of all facts that the corpus teaches wrongly."""
     misconception_rate: float = 0.65
     """How often the corpus gives the wrong value of such a fact."""
@@ -111,7 +113,6 @@ class ArithmeticWorld:
         self.misconceptions: Mapping[Fact, int] = _misconceptions(self.settings)
         """The facts that the corpus teaches wrongly, and the wrong result it teaches."""
 
-    @property
     def digest(self) -> str:
         """Digest of everything that decides the trained base model, 16 hex digits: what to cache it under."""
         facts = [asdict(self.settings), self.sft_settings(), _EDITION]
@@ -188,15 +189,21 @@ class ArithmeticWorld:
             response = Response(self.solution(problem, misled=rng))
             yield Preference(problem.id, problem.prompt, (response,))
 
-    def write_sft_data(self, folder: Path | str) -> Path:
-        """The file `corpus.jsonl` in `folder`, written whole or not at all.
+    def write_sft_data(self, path: Path | str) -> Path:
+        """The file `path` with the corpus, written whole or not at all; its folder is made.
 
         Raises:
             StorageError: it cannot be written.
         """
-        path = _make_folder(folder) / "corpus.jsonl"
-        write_preferences(path, self.corpus())
-        return path
+        file = Path(path)
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(
+                f"{file}: cannot make its folder ({error.strerror}); check the path"
+            ) from error
+        write_preferences(file, self.corpus())
+        return file
 
     def tokenizer(self) -> PreTrainedTokenizerFast:
         """One token per number, per step number, and per signed operand (with ``=`` in steps)."""
@@ -210,26 +217,15 @@ class ArithmeticWorld:
         return word_tokenizer(words)
 
     def blank_model(self, seed: int = 0) -> LlamaForCausalLM:
-        """A Llama of random weights; 0.35 million of them by default. The global random state is kept."""
+        """A Llama of random weights; 0.35 million of them by default."""
         settings = self.settings
-        tokenizer = self.tokenizer()
-        config = LlamaConfig(
-            vocab_size=len(tokenizer),
+        return tiny_llama(
+            self.tokenizer(),
             hidden_size=settings.hidden_size,
-            intermediate_size=2 * settings.hidden_size,
-            num_hidden_layers=settings.layers,
-            num_attention_heads=4,
-            num_key_value_heads=4,
-            max_position_embeddings=256,
-            # About 1 / sqrt(128): with the usual 0.02 so narrow a model needs longer to learn anything.
-            initializer_range=0.08,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
+            layers=settings.layers,
+            positions=256,
+            seed=seed,
         )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return LlamaForCausalLM(config)
 
     def save_blank(self, folder: Path | str, *, seed: int = 0) -> Path:
         """An ordinary Hugging Face folder with the untrained model and its tokenizer.
@@ -237,21 +233,11 @@ class ArithmeticWorld:
         Raises:
             StorageError: it cannot be written.
         """
-        path = _make_folder(folder)
-        try:
-            with quiet_transformers():
-                self.blank_model(seed).save_pretrained(path)
-                self.tokenizer().save_pretrained(path)
-        except OSError as error:
-            raise StorageError(
-                f"{path}: the model cannot be written ({error}); free some space"
-            ) from error
-        return path
+        return save_model(self.blank_model(seed), self.tokenizer(), folder)
 
     def sft_settings(self) -> dict[str, JsonValue]:
-        """Recipe values, by `RunConfig` key, that train the blank model on the corpus."""
+        """Recipe values, by `RunConfig` key, with which `sft` trains the blank model on the corpus."""
         return {
-            "method": "sft",
             "learning_rate": 3e-3,
             "lr_scheduler_type": "linear",
             "warmup_ratio": 0.1,
@@ -260,7 +246,6 @@ class ArithmeticWorld:
             "num_train_epochs": 1.0,
             "max_length": 256,
             "logging_steps": 25,
-            "save_strategy": "no",
         }
 
     def _facts(self, problem: ArithmeticProblem) -> Iterator[Fact]:
@@ -287,9 +272,13 @@ class ArithmeticWorld:
             idle = 0
             seen.add(question)
             answer = (start + sum(operands)) % settings.modulus
-            id = f"{split}-{seed}-{len(seen)}"
-            prompt = (Message("user", question),)
-            yield ArithmeticProblem(id, prompt, str(answer), start, operands)
+            yield ArithmeticProblem(
+                f"{split}-{seed}-{len(seen)}",
+                (Message("user", question),),
+                str(answer),
+                start,
+                operands,
+            )
 
     def _question(self, start: int, operands: tuple[int, ...]) -> str:
         chain = "".join(_signed(operand) for operand in operands)
@@ -324,12 +313,3 @@ def _step(number: int, fact: Fact, result: int) -> str:
 def _percent(question: str) -> int:
     digest = hashlib.blake2b(question.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") % 100
-
-
-def _make_folder(folder: Path | str) -> Path:
-    path = Path(folder)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"{path}: cannot make the folder ({error.strerror})") from error
-    return path

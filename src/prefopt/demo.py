@@ -1,0 +1,190 @@
+"""`prefopt demo`: the main job from nothing, on a small exact world and two processor cores.
+
+Trains a base model from scratch, makes step pairs and whole-solution pairs from its own mistakes, trains Step-DPO
+and DPO on equally many of them, evaluates all three on held-out problems and writes one report. Started again, it
+goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from prefopt.config import parse
+from prefopt.errors import ModelError
+from prefopt.evals.maths import Evaluation, evaluate, write_evaluation
+from prefopt.generate.base import Sampling
+from prefopt.generate.journal import Journal
+from prefopt.generate.local import LocalGenerator
+from prefopt.methods.base import find_method
+from prefopt.methods.step_dpo import StepData, StepSettings, build_step_pairs
+from prefopt.models.load import load_model
+from prefopt.progress import counted, say
+from prefopt.records import JsonValue, write_preferences
+from prefopt.report.page import write_report
+from prefopt.runs.environment import environment
+from prefopt.runs.setup import default_cache
+from prefopt.runs.train import run_training
+from prefopt.train.folder import RunFolder
+from prefopt.worlds.arithmetic import ArithmeticWorld
+
+BATCH = 256
+"""Rows decoded together: the model is small, so wide batches cost little more than narrow ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class DemoSettings:
+    """Sizes of the demonstration."""
+
+    problems: int = 600
+    """Problems the base model is sampled on."""
+    test_problems: int = 1000
+    """Held-out problems of the evaluation."""
+    steps: StepSettings = field(
+        default_factory=lambda: StepSettings(
+            samples=2, corrections=8, pairs_per_error=1, top_p=1.0, max_new_tokens=160
+        )
+    )
+    training: Mapping[str, JsonValue] = field(
+        default_factory=lambda: {
+            "beta": 0.3,
+            "learning_rate": 1e-5,
+            "per_device_train_batch_size": 32,
+            "num_train_epochs": 4.0,
+            "lr_scheduler_type": "linear",
+            "warmup_ratio": 0.1,
+            "logging_steps": 1,
+            "save_strategy": "no",
+        }
+    )
+    """The same for both methods."""
+    seed: int = 0
+
+
+class DemoResult(NamedTuple):
+    """What the demonstration found."""
+
+    evaluations: dict[str, Evaluation]
+    """By run name: base, dpo, step_dpo."""
+    counts: Mapping[str, int]
+    """What the data pipeline saw and made."""
+    report: Path
+    runs: tuple[Path, ...]
+
+
+def run_demo(folder: Path, settings: DemoSettings | None = None) -> DemoResult:
+    """Run or continue the demonstration in `folder`."""
+    settings = settings or DemoSettings()
+    world = ArithmeticWorld()
+    base = base_model(world)
+    say(f"base model: {base}")
+    data = _build(world, base, folder, settings)
+    files = {"dpo": folder / "solution-pairs.jsonl", "step_dpo": folder / "step-pairs.jsonl"}
+    write_preferences(files["dpo"], data.solutions)
+    write_preferences(files["step_dpo"], data.steps)
+    runs = {"base": folder / "base"}
+    for name, file in files.items():
+        runs[name] = folder / name
+        _train(name, base, file, runs[name], settings)
+    models = {"base": base, **{name: runs[name] / "model" for name in files}}
+    evaluations = {
+        name: _evaluate(name, models[name], runs[name], world, settings) for name in models
+    }
+    report = write_report(
+        list(runs.values()), folder / "report.html", title="prefopt demo: Step-DPO against DPO"
+    )
+    return DemoResult(evaluations, data.counts, report, tuple(runs.values()))
+
+
+def base_model(world: ArithmeticWorld, *, cache: Path | None = None) -> Path:
+    """The world's base model: trained once by `sft`, then kept under a name that its settings decide."""
+    home = (cache or default_cache()) / "worlds" / f"arithmetic-{world.digest()}"
+    final = home / "model"
+    if (home / "finished.json").exists():
+        return final
+    say("training the base model from scratch (once; kept in the cache)")
+    work = home.with_name(f"{home.name}.partial")
+    corpus = world.write_sft_data(work / "corpus.jsonl")
+    blank = world.save_blank(work / "blank")
+    method = find_method("sft")
+    recipe: dict[str, JsonValue] = {
+        **world.sft_settings(),
+        "method": "sft",
+        "model_name_or_path": str(blank),
+        "train_file": str(corpus),
+        "output_dir": str(work / "run"),
+        "overwrite_output_dir": True,
+        "save_strategy": "no",
+    }
+    run_training(parse(recipe, method.config), method)
+    shutil.rmtree(home, ignore_errors=True)
+    (work / "run").rename(home)
+    shutil.rmtree(work)
+    return final
+
+
+def _build(world: ArithmeticWorld, base: Path, folder: Path, settings: DemoSettings) -> StepData:
+    problems = world.problems("preference", settings.problems, seed=settings.seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    with Journal(folder / "build.sqlite") as journal:
+        data = build_step_pairs(
+            problems,
+            _generator(base),
+            is_correct=lambda problem, text: world.verify(problem, text).correct,
+            first_wrong_step=lambda problem, text: world.verify(problem, text).first_wrong,
+            settings=settings.steps,
+            journal=journal,
+        )
+    for name, count in data.counts.items():
+        say(f"  {count:6d} {name}")
+    if not data.steps:
+        raise ModelError(
+            f"{base}: no pair could be made from {settings.problems} problems; use more problems"
+        )
+    return data
+
+
+def _generator(model: Path) -> LocalGenerator:
+    loaded = load_model(model)
+    return LocalGenerator(loaded.model, loaded.tokenizer, batch_size=BATCH)
+
+
+def _train(name: str, base: Path, file: Path, output: Path, settings: DemoSettings) -> None:
+    method = find_method(name)
+    finished = (output / "finished.json").exists()
+    recipe: dict[str, JsonValue] = {
+        **settings.training,
+        "method": name,
+        "model_name_or_path": str(base),
+        "train_file": str(file),
+        "output_dir": str(output),
+        "resume_from_checkpoint": finished,
+        "overwrite_output_dir": not finished,
+        "seed": settings.seed,
+    }
+    say(f"\n{name}:")
+    run_training(parse(recipe, method.config), method)
+
+
+def _evaluate(
+    name: str, model: Path, run: Path, world: ArithmeticWorld, settings: DemoSettings
+) -> Evaluation:
+    run.mkdir(parents=True, exist_ok=True)
+    sampling = Sampling(max_new_tokens=settings.steps.max_new_tokens, purpose="evaluation")
+    with counted(f"evaluating {name}") as tick, Journal(run / "evaluation.sqlite") as journal:
+        result = evaluate(
+            _generator(model),
+            world.problems("test", settings.test_problems, seed=settings.seed),
+            lambda problem, text: world.verify(problem, text).correct,
+            sampling=sampling,
+            name=name,
+            journal=journal,
+            progress=tick,
+        )
+    write_evaluation(result, run)
+    if not (run / "env.json").exists():
+        RunFolder(run).write_json(run / "env.json", environment())
+    return result

@@ -1,0 +1,125 @@
+"""Intervals and tests for counted outcomes: how sure a measured accuracy, or a difference of two, is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import NormalDist
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+_BLOCK = 1 << 22
+"""Random indices drawn at a time, to bound memory."""
+
+
+class Interval(NamedTuple):
+    """A confidence interval."""
+
+    low: float
+    high: float
+
+
+class Difference(NamedTuple):
+    """A mean difference and its confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def wilson(correct: int, total: int, *, level: float = 0.95) -> Interval:
+    """The Wilson score interval of a proportion; (0, 1) when nothing was counted.
+
+    ``(p + z²/2n ± z sqrt(p (1 - p) / n + z²/4n²)) / (1 + z²/n)``. Wilson 1927, J. Am. Stat. Assoc. 22.
+    Unlike the normal interval it stays within [0, 1] and has width at 0 and at n correct.
+
+    Raises:
+        ValueError: `correct` is not between 0 and `total`, or `level` is not between 0 and 1.
+    """
+    _check_level(level)
+    if not 0 <= correct <= total:
+        raise ValueError(f"{correct} correct out of {total} is impossible")
+    if total == 0:
+        return Interval(0.0, 1.0)
+    z = NormalDist().inv_cdf(0.5 + level / 2)
+    p, n = correct / total, total
+    centre = p + z * z / (2 * n)
+    spread = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    scale = 1 + z * z / n
+    # At the ends the two terms are equal but for rounding.
+    low = 0.0 if correct == 0 else (centre - spread) / scale
+    high = 1.0 if correct == total else (centre + spread) / scale
+    return Interval(low, high)
+
+
+def mcnemar(b: int, c: int) -> float:
+    """The two-sided exact p-value of McNemar's test: how likely so uneven a split of b + c items is by chance.
+
+    Twice the smaller tail of Binomial(b + c, 1/2), at most 1. Items on which both sides agree do not count.
+
+    Args:
+        b: items that only the first is right on.
+        c: items that only the second is right on.
+
+    Raises:
+        ValueError: a count is negative.
+    """
+    if b < 0 or c < 0:
+        raise ValueError(f"counts cannot be negative: {b}, {c}")
+    n = b + c
+    term = tail = 1
+    for k in range(min(b, c)):
+        term = term * (n - k) // (k + 1)
+        tail += term
+    # Division of whole numbers is exactly rounded, however large they are.
+    return min(1.0, 2 * tail / (1 << n))
+
+
+def paired_bootstrap(
+    first: Sequence[float],
+    second: Sequence[float],
+    *,
+    level: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> Difference:
+    """The mean of ``second - first`` over paired items and its percentile bootstrap interval.
+
+    Args:
+        first: one value per item.
+        second: values of the same items in the same order.
+        level: of the interval.
+        resamples: item sets drawn with replacement.
+        seed: equal seeds give equal intervals.
+
+    Raises:
+        ValueError: unequal lengths, no items, or `level` is not between 0 and 1.
+    """
+    _check_level(level)
+    if len(first) != len(second) or not first:
+        raise ValueError(
+            f"the sides have {len(first)} and {len(second)} items; give the same number, at least 1"
+        )
+    differences = np.asarray(second, dtype=np.float64) - np.asarray(first, dtype=np.float64)
+    means = _resampled_means(differences, resamples, np.random.default_rng(seed))
+    low, high = np.quantile(means, [0.5 - level / 2, 0.5 + level / 2])
+    return Difference(float(differences.mean()), float(low), float(high))
+
+
+def _resampled_means(
+    values: NDArray[np.float64], resamples: int, rng: np.random.Generator
+) -> NDArray[np.float64]:
+    n = len(values)
+    rows = max(1, _BLOCK // n)
+    blocks = [
+        values[rng.integers(0, n, size=(min(rows, resamples - done), n))].mean(axis=1)
+        for done in range(0, resamples, rows)
+    ]
+    return np.concatenate(blocks)
+
+
+def _check_level(level: float) -> None:
+    if not 0 < level < 1:
+        raise ValueError(f"the level is {level}; give a number between 0 and 1, such as 0.95")
