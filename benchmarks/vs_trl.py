@@ -162,8 +162,9 @@ def run_trl(arguments: argparse.Namespace, work: Path, records: list, pairs_per_
     from prefopt.pack.plan import shuffled
 
     class Clock(TrainerCallback):
-        seconds: list[float] = []
-        started = 0.0
+        def __init__(self) -> None:
+            self.seconds: list[float] = []
+            self.started = 0.0
 
         def on_step_begin(self, *args: object, **kwargs: object) -> None:
             synchronise(arguments.device)
@@ -250,8 +251,8 @@ def print_shape(shape: str, result: dict) -> None:
         r = result[side]
         print(f"  {side:5} {r['seconds_per_pair']:8.4f} s/pair  {r['peak_memory_mib']:8.0f} MiB")
     print(
-        f"  tree over TRL {result['speedup_tree_over_trl']:.2f}x, rows over TRL {result['speedup_rows_over_trl']:.2f}x, "
-        f"tree over rows {result['speedup_tree_over_rows']:.2f}x; largest relative loss difference "
+        f"  tree over TRL {result['speedup_tree_over_trl']:.2f}x, "
+        f"rows over TRL {result['speedup_rows_over_trl']:.2f}x, tree over rows {result['speedup_tree_over_rows']:.2f}x; largest relative loss difference "
         f"{result['largest_relative_loss_difference']['tree']:.1e}"
     )
 

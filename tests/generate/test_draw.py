@@ -1,5 +1,7 @@
 """Random numbers that belong to a sample, and tokens drawn with them."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -17,8 +19,14 @@ def test_uniforms_are_the_published_splitmix64_stream():
 
 
 def test_keys_depend_on_every_part():
-    base = {"seed": 1, "purpose": "errors", "id": "a", "sample": 0}
-    changes = ({}, {"seed": 2}, {"purpose": "fixes"}, {"id": "b"}, {"sample": 1})
+    base: dict[str, Any] = {"seed": 1, "purpose": "errors", "id": "a", "sample": 0}
+    changes: tuple[dict[str, Any], ...] = (
+        {},
+        {"seed": 2},
+        {"purpose": "fixes"},
+        {"id": "b"},
+        {"sample": 1},
+    )
     assert len({sample_key(**{**base, **change}) for change in changes}) == 5
     assert sample_key(seed=1, purpose="x", id="11", sample=1) != sample_key(
         seed=1, purpose="x1", id="1", sample=1

@@ -116,6 +116,7 @@ def test_killed_runs_lose_nothing_and_repeat_nothing(tmp_path):
         with subprocess.Popen(
             [sys.executable, "-c", script, str(path)], stdout=subprocess.PIPE, text=True
         ) as child:
+            assert child.stdout is not None
             reported = int(child.stdout.readline())
             assert reported == held
             while reported < held + stop_after:
@@ -126,7 +127,9 @@ def test_killed_runs_lose_nothing_and_repeat_nothing(tmp_path):
             held = journal.count()
             rows = journal.series(Series("model-1", "generate", Sampling().digest()))
         assert len(rows) == held
-    count = sqlite3.connect(path).execute("SELECT count(*), count(DISTINCT request || '/' || sample) FROM completions")
+    count = sqlite3.connect(path).execute(
+        "SELECT count(*), count(DISTINCT request || '/' || sample) FROM completions"
+    )
     assert count.fetchone() == (held, held)
     generator = Digester()
     with Journal(path) as journal:
@@ -148,7 +151,9 @@ def test_two_processes_may_write_the_same_file(tmp_path):
 def test_a_file_that_is_no_database_is_named(tmp_path):
     path = tmp_path / "notes.txt"
     path.write_text("these are notes, " * 100)
-    with pytest.raises(StorageError, match=r"notes.txt: not a readable journal .*move the file away"):
+    with pytest.raises(
+        StorageError, match=r"notes.txt: not a readable journal .*move the file away"
+    ):
         Journal(path)
     assert path.read_text().startswith("these are notes")
 
@@ -171,7 +176,10 @@ def test_a_damaged_journal_is_named(tmp_path):
     content = bytearray(path.read_bytes())
     content[4096:] = b"\xff" * (len(content) - 4096)
     path.write_bytes(content)
-    with pytest.raises(StorageError, match=r"build.sqlite: not a readable journal"), Journal(path) as j:
+    with (
+        pytest.raises(StorageError, match=r"build.sqlite: not a readable journal"),
+        Journal(path) as j,
+    ):
         complete(Digester(), requests(400), Sampling(), j)
 
 

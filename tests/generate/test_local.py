@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from prefopt.errors import ConfigError, ModelError, RecordError
 from prefopt.generate.base import Request, Sampling
 from prefopt.generate.local import LocalGenerator
-from prefopt.models.lora import add_lora
+from prefopt.models.lora import LoraSettings, add_lora
 from prefopt.records import Message
 from tests.tiny import make_model_folder, make_tokenizer
 
@@ -24,7 +25,7 @@ PROMPTS = [
 ]
 
 
-def load(folder):
+def load(folder) -> tuple[Any, Any]:
     return AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
 
 
@@ -43,7 +44,7 @@ def plain_requests(samples=1):
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "qwen2", "gemma3", "mistral"])
 def test_greedy_equals_transformers(tmp_path, family):
-    wide = {} if family in {"gpt2", "llama", "qwen2"} else {"sliding_window": 8}
+    wide: dict[str, Any] = {} if family in {"gpt2", "llama", "qwen2"} else {"sliding_window": 8}
     folder = make_model_folder(tmp_path, family, initializer_range=0.2, **wide)
     model, tokenizer = load(folder)
     generator = LocalGenerator(model, tokenizer, batch_size=3)
@@ -73,7 +74,7 @@ def test_batches_and_order_do_not_matter(llama, temperature):
 @pytest.mark.parametrize("change", [{"seed": 4}, {"purpose": "other"}])
 def test_seed_and_purpose_make_other_samples(llama, change):
     generator = LocalGenerator(*llama)
-    settings = {"temperature": 1.0, "max_new_tokens": 8}
+    settings: dict[str, Any] = {"temperature": 1.0, "max_new_tokens": 8}
     first = texts(generator, plain_requests(), Sampling(**settings))
     other = texts(generator, plain_requests(), Sampling(**settings, **change))
     assert all(first[key].text != other[key].text for key in first)
@@ -118,12 +119,18 @@ def test_conversations_and_prefixes_are_rendered_as_in_training(llama):
 def test_a_bos_token_is_added_where_the_tokenizer_adds_one(tmp_path):
     tokenizer = make_tokenizer(bos=True)
     model, tokenizer = load(make_model_folder(tmp_path, "llama", tokenizer=tokenizer))
-    ids = torch.tensor([[tokenizer.bos_token_id, *tokenizer("a", add_special_tokens=False).input_ids]])
+    ids = torch.tensor(
+        [[tokenizer.bos_token_id, *tokenizer("a", add_special_tokens=False).input_ids]]
+    )
     with torch.no_grad():
         expected = tokenizer.decode(model(input_ids=ids).logits[0, -1].argmax())
-    found = texts(LocalGenerator(model, tokenizer), [Request("r", 0, "a")], Sampling(max_new_tokens=1))
+    found = texts(
+        LocalGenerator(model, tokenizer), [Request("r", 0, "a")], Sampling(max_new_tokens=1)
+    )
     assert found["r", 0].text == expected
-    empty = texts(LocalGenerator(model, tokenizer), [Request("r", 0, "")], Sampling(max_new_tokens=2))
+    empty = texts(
+        LocalGenerator(model, tokenizer), [Request("r", 0, "")], Sampling(max_new_tokens=2)
+    )
     assert empty["r", 0].tokens == 2
 
 
@@ -143,7 +150,7 @@ def test_special_tokens_end_a_text_as_stop_strings_and_as_end_tokens(tmp_path):
     model, tokenizer = load(make_model_folder(tmp_path, "llama"))
     request = [Request("r", 0, PROMPTS[0])]
     # Weights are small, so every token, special ones included, comes up about once in 375 draws.
-    settings = {"max_new_tokens": 200, "temperature": 1.0, "seed": 5}
+    settings: dict[str, Any] = {"max_new_tokens": 200, "temperature": 1.0, "seed": 5}
     by_string = Sampling(**settings, stop=("<|im_start|>",))
     found = [texts(LocalGenerator(model, tokenizer), request, by_string)["r", 0]]
     model.generation_config.eos_token_id = [tokenizer.convert_tokens_to_ids("<|im_start|>")]
@@ -165,7 +172,9 @@ def test_the_model_s_context_is_never_exceeded(tmp_path):
     request = Request("r", 0, "a b c d e f g h")
     found = texts(generator, [request], Sampling(max_new_tokens=100, temperature=0.5))["r", 0]
     assert found.tokens <= room
-    with pytest.raises(RecordError, match=r"record 'long': the prompt has \d+ tokens, .*context of 32"):
+    with pytest.raises(
+        RecordError, match=r"record 'long': the prompt has \d+ tokens, .*context of 32"
+    ):
         list(generator.generate([Request("long", 0, "zq " * 40)], Sampling()))
 
 
@@ -220,7 +229,9 @@ def test_identity_is_of_weights_tokenizer_and_rendering(tmp_path, llama):
     identity = LocalGenerator(model, tokenizer).identity
     assert LocalGenerator(*again, batch_size=1).identity == identity
     assert LocalGenerator(other[0], tokenizer).identity != identity
-    assert LocalGenerator(model, make_tokenizer(chat_template="{{ messages }}")).identity != identity
+    assert (
+        LocalGenerator(model, make_tokenizer(chat_template="{{ messages }}")).identity != identity
+    )
 
 
 def test_requests_that_cannot_be_answered(llama):
@@ -229,7 +240,9 @@ def test_requests_that_cannot_be_answered(llama):
         list(LocalGenerator(model, tokenizer).generate([Request("e", 0, "")], Sampling()))
     bare = make_tokenizer(chat_template=None)
     chat = Request("c", 0, (Message("user", "hello"),))
-    with pytest.raises(ModelError, match=r"record 'c': the prompt is a conversation, .*no chat template"):
+    with pytest.raises(
+        ModelError, match=r"record 'c': the prompt is a conversation, .*no chat template"
+    ):
         list(LocalGenerator(model, bare).generate([chat], Sampling()))
     with pytest.raises(ConfigError, match="batch_size is 0; use 1 or more"):
         LocalGenerator(model, tokenizer, batch_size=0)

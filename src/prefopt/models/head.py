@@ -167,11 +167,10 @@ class _TokenLogps(torch.autograd.Function):
     def backward(ctx: _Context, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         saved = ctx.saved_tensors
         if ctx.frozen:
+            if not ctx.needs_input_grad[0]:
+                return None, None, None, None, None
             (direction,) = saved
-            grad_hidden = (
-                None if direction is None else direction * grad[:, None].to(direction.dtype)
-            )
-            return grad_hidden, None, None, None, None
+            return direction * grad[:, None].to(direction.dtype), None, None, None, None
         return _recompute(ctx, grad, _Saved(*saved))
 
 

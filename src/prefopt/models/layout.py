@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from prefopt.errors import ConfigError
+from torch import nn
+
+from prefopt.errors import ConfigError, ModelError
 from prefopt.models.load import CausalModel, attention_name, plain_model
 from prefopt.models.selfcheck import SelfCheck, check_model, require_head
 from prefopt.pack.batch import Layout
@@ -28,11 +30,12 @@ def choose_layout(model: CausalModel, *, requested: str, longest: int) -> Layout
             shorter than that.
 
     Raises:
-        ModelError: the model post-processes its logits in an unknown way.
+        ModelError: the model post-processes its logits in an unknown way, or has too few positions.
         ConfigError: `requested` names a layout this model cannot run in.
     """
     check = check_model(model)
     require_head(model, check)
+    _require_positions(model, longest)
     obstacle = check.reason or _window(model, longest)
     attention = attention_name(model)
     flex = attention == "flex_attention"
@@ -53,6 +56,22 @@ def choose_layout(model: CausalModel, *, requested: str, longest: int) -> Layout
             else "use layout: packed"
         )
     )
+
+
+def _require_positions(model: CausalModel, longest: int) -> None:
+    """Refuse what would index beyond a table of learned positions (GPT-2, OPT); computed ones have no end."""
+    inner = plain_model(model)
+    known = getattr(inner.config.get_text_config(), "max_position_embeddings", None)
+    words = inner.get_input_embeddings()
+    tables = [
+        m.num_embeddings for m in inner.modules() if isinstance(m, nn.Embedding) and m is not words
+    ]
+    # OPT keeps two rows more than it has positions.
+    if known is not None and longest > known and any(known <= rows <= known + 2 for rows in tables):
+        raise ModelError(
+            f"the longest response ends at token {longest}, but {type(inner).__name__} has {known} positions: set "
+            f"max_length: {known} or less"
+        )
 
 
 def _window(model: CausalModel, longest: int) -> str:

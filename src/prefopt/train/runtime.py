@@ -54,7 +54,7 @@ class Runtime:
                 )
         _refuse_lone_process()
         # accelerate keeps its state for the whole Python process; two runs in one may differ in precision.
-        AcceleratorState._reset_state()  # noqa: SLF001 - has no public form
+        AcceleratorState._reset_state()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
         # Accumulation stays at 1: the loop divides by the weight of the global batch itself.
         self._accelerator = Accelerator(
             cpu=_several_processes() and not _has_gpus(),

@@ -110,6 +110,7 @@ def require_small_gap(gap: float, *, precision: str) -> float:
     if gap > bound:
         raise ModelError(
             f"policy and reference differ by {gap:.3g} nats per token at step 0 (bound {bound:g}): they are not "
-            "the same weights, or scoring depends on the batch; set reference_model if that is meant, or delete the cache_dir"
+            "the same weights, or scoring depends on the batch; set reference_model if that is meant, or delete "
+            "the cache_dir"
         )
     return bound

@@ -1,0 +1,302 @@
+"""Runs that are killed, refused, cut short by the disk, and gone on with: nothing is lost, nothing done twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from prefopt.cli.main import main
+from prefopt.errors import ResumeError
+from prefopt.train.checkpoint import find_damage, list_checkpoints
+from tests.integration.runs import (
+    COMMAND,
+    ENVIRONMENT,
+    Row,
+    Settings,
+    errors_in,
+    kill_when,
+    largest_difference,
+    read_rows,
+    run,
+    string_pairs,
+    weight_bytes,
+    weights,
+    write_rows,
+)
+from tests.tiny import Family, make_model_folder
+
+TIMES = {"seconds", "seconds_per_step"}
+
+
+def untimed(folder: Path) -> list[Row]:
+    rows = read_rows(folder / "metrics.jsonl")
+    return [{k: v for k, v in row.items() if k not in TIMES} for row in rows]
+
+
+def checkpoint_of(folder: Path, step: int) -> Path:
+    return folder / "checkpoints" / f"checkpoint-{step}"
+
+
+def undo_end(folder: Path) -> None:
+    """Take away what a run writes after its last step, as if it had been killed there."""
+    for name in ("finished.json", "report.html", "samples.jsonl"):
+        (folder / name).unlink()
+    shutil.rmtree(folder / "model")
+
+
+@pytest.fixture
+def saving(settings: Settings) -> Settings:
+    """Eight epochs: 24 steps, a checkpoint every 5."""
+    return settings.with_(num_train_epochs=8.0, save_strategy="steps", save_steps=5, logging_steps=2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lora", [False, True])
+def test_killed_half_way_and_resumed_to_the_same_bytes(lora: bool, saving: Settings, tmp_path: Path):
+    saving = saving.with_(use_peft=lora, disable_dropout=not lora, lora_dropout=0.1 if lora else 0.0)
+    whole = saving.with_(output_dir=str(tmp_path / "whole")).train()
+    recipe, folder = saving.write(tmp_path / "recipe.yaml"), tmp_path / "run"
+    kill_when(checkpoint_of(folder, 10).exists, recipe)
+    assert not (folder / "finished.json").exists()
+    resumed = run(recipe, "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert "resuming from" in resumed.stderr and " of 24)" in resumed.stderr
+    assert weight_bytes(folder / "model") == weight_bytes(whole.model)
+    assert untimed(folder) == untimed(whole.folder)
+    steps = [row["step"] for row in untimed(folder)]
+    assert steps == sorted(set(steps))
+
+
+@pytest.mark.slow
+def test_kill_during_the_reference_pass_loses_nothing(saving: Settings, tmp_path: Path):
+    many = write_rows(tmp_path / "many.jsonl", string_pairs(4000))
+    saving = saving.with_(train_file=str(many), per_device_train_batch_size=1, max_steps=2)
+    recipe = saving.write(tmp_path / "recipe.yaml")
+
+    def scored() -> int:
+        files = list((tmp_path / "cache" / "reference").glob("*.sqlite"))
+        if not files:
+            return 0
+        try:
+            with sqlite3.connect(files[0]) as connection:
+                return connection.execute("SELECT count(*) FROM logps").fetchone()[0]
+        except sqlite3.OperationalError:  # being made
+            return 0
+
+    kill_when(lambda: scored() >= 20, recipe)
+    before = scored()
+    assert 20 <= before < 4000
+    resumed = run(recipe, "--resume", "train_file=" + str(many))
+    assert resumed.returncode == 0, resumed.stderr
+    assert f"reference: {before} examples from the cache, {4000 - before} scored" in resumed.stderr
+
+
+def test_a_finished_run_is_left_as_it_is(saving: Settings, tmp_path: Path, capsys):
+    recipe = saving.write(tmp_path / "recipe.yaml")
+    assert main(["train", str(recipe)]) == 0
+    files = {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*")}
+    capsys.readouterr()
+    assert main(["train", str(recipe), "--resume"]) == 0
+    assert capsys.readouterr().err == f"{tmp_path / 'run'}: this run is already finished\n"
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*")} == files
+
+
+def test_a_second_start_is_refused(saving: Settings, tmp_path: Path, capsys):
+    recipe = saving.write(tmp_path / "recipe.yaml")
+    assert main(["train", str(recipe), "max_steps=5"]) == 0
+    before = weight_bytes(tmp_path / "run" / "model")
+    capsys.readouterr()
+    assert main(["train", str(recipe)]) == 2
+    assert capsys.readouterr().err == (
+        f"error: {tmp_path / 'run'}: already holds a run (finished); pass --resume to go on, --overwrite to start "
+        "anew, or set another output_dir\n"
+    )
+    undo_end(tmp_path / "run")
+    assert main(["train", str(recipe)]) == 2
+    assert "(unfinished, newest checkpoint checkpoint-5)" in capsys.readouterr().err
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    assert main(["train", str(recipe), "--overwrite"]) == 0
+    assert weight_bytes(tmp_path / "run" / "model") != before
+    assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
+
+
+def test_resume_without_a_run_starts_one(settings: Settings, tmp_path: Path):
+    first = settings.with_(output_dir=str(tmp_path / "first")).train()
+    other = settings.with_(resume_from_checkpoint=True).train()
+    assert weight_bytes(first.model) == weight_bytes(other.model)
+
+
+def test_resume_before_the_first_checkpoint_starts_over(settings: Settings, tmp_path: Path):
+    """A run killed before its first checkpoint has written metrics, which must not be there twice."""
+    done = settings.train()
+    expected = untimed(done.folder)
+    undo_end(done.folder)
+    again = settings.with_(resume_from_checkpoint=True).train()
+    assert untimed(again.folder) == expected
+
+
+def test_resume_after_the_last_step_only_finishes(saving: Settings, tmp_path: Path):
+    done = saving.train()
+    expected, card = weight_bytes(done.model), (done.model / "README.md").read_text()
+    undo_end(done.folder)
+    again = saving.with_(resume_from_checkpoint=True).train()
+    assert weight_bytes(again.model) == expected
+    assert again.metrics == done.metrics
+    assert "`loss`" in card
+
+
+@pytest.mark.parametrize("damage", ["cut", "no manifest", "changed"])
+def test_a_half_written_newest_checkpoint_is_skipped(damage: str, saving: Settings, tmp_path: Path, capsys):
+    done = saving.train()
+    expected = weight_bytes(done.model)
+    undo_end(done.folder)
+    newest = checkpoint_of(done.folder, 24)
+    data = (newest / "optimizer.pt").read_bytes()
+    if damage == "cut":
+        (newest / "optimizer.pt").write_bytes(data[:-100])
+    elif damage == "changed":
+        (newest / "optimizer.pt").write_bytes(data[:-100] + bytes(100))
+    else:
+        (newest / "manifest.json").unlink()
+    capsys.readouterr()
+    again = saving.with_(resume_from_checkpoint=True).train()
+    printed = capsys.readouterr().err
+    kind = "damaged" if damage == "changed" else "half-written"
+    assert f"warning: {newest}: {kind} checkpoint (" in printed
+    assert f"resuming from {checkpoint_of(done.folder, 20)} (step 20 of 24)" in printed
+    assert weight_bytes(again.model) == expected
+    assert find_damage(newest) == ""
+
+
+def test_resume_from_a_named_checkpoint_in_another_folder(saving: Settings, tmp_path: Path):
+    done = saving.train()
+    there = saving.with_(
+        output_dir=str(tmp_path / "there"),
+        resume_from_checkpoint=str(checkpoint_of(done.folder, 10)),
+    ).train()
+    assert weight_bytes(there.model) == weight_bytes(done.model)
+    assert [row["step"] for row in untimed(there.folder)] == [12, 14, 15, 16, 18, 20, 22, 24]
+
+
+@pytest.mark.parametrize(
+    ("change", "difference"),
+    [
+        ({"learning_rate": 2e-3}, "learning_rate: 0.001 in the checkpoint, 0.002 now"),
+        ({"beta": 0.5}, "beta: 0.1 in the checkpoint, 0.5 now"),
+        ({"seed": 1}, "seed: 42 in the checkpoint, 1 now"),
+        ({"num_train_epochs": 9.0}, "num_train_epochs: 8.0 in the checkpoint, 9.0 now"),
+        ({"per_device_train_batch_size": 2}, "schedule: "),
+    ],
+)
+def test_another_run_is_refused_with_a_diff(change: Row, difference: str, saving: Settings, tmp_path: Path):
+    done = saving.train()
+    undo_end(done.folder)
+    with pytest.raises(ResumeError) as caught:
+        saving.with_(resume_from_checkpoint=True, **change).train()
+    message = str(caught.value)
+    assert f"{checkpoint_of(done.folder, 24)}: not the same run: " in message
+    assert difference in message and "--overwrite" in message
+    assert "\n" not in message
+
+
+def test_other_data_is_refused(saving: Settings, tmp_path: Path):
+    done = saving.train()
+    undo_end(done.folder)
+    rows = string_pairs()
+    rows[3]["chosen"] += " Sure."
+    write_rows(tmp_path / "pairs.jsonl", rows)
+    with pytest.raises(ResumeError, match="not the same run: data: "):
+        saving.with_(resume_from_checkpoint=True).train()
+
+
+def test_the_same_global_batch_may_be_split_otherwise(saving: Settings, tmp_path: Path):
+    done = saving.train()
+    expected = weights(done.model)
+    undo_end(done.folder)
+    for step in (15, 20, 24):
+        shutil.rmtree(checkpoint_of(done.folder, step))
+    other = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 4}
+    again = saving.with_(resume_from_checkpoint=True, **other).train()
+    assert largest_difference(expected, weights(again.model)) < 1e-4
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """Mounts a file system of so many KiB; the test is skipped where that is not allowed."""
+    folder = tmp_path / "disk"
+    mounted: list[Path] = []
+
+    def mount(size: int) -> Path:
+        folder.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size}k", "tmpfs", str(folder)]
+        if shutil.which("mount") is None or subprocess.run(command, check=False, capture_output=True).returncode:
+            pytest.skip("no right to mount a file system")
+        mounted.append(folder)
+        return folder
+
+    yield mount
+    for path in mounted:
+        subprocess.run(["umount", str(path)], check=True)
+
+
+def free_bytes(folder: Path) -> int:
+    return shutil.disk_usage(folder).free
+
+
+def fill(folder: Path, leave: int) -> Path:
+    """A file that leaves so many bytes free."""
+    filler = folder / "filler"
+    filler.write_bytes(bytes(free_bytes(folder) - leave))
+    return filler
+
+
+@pytest.mark.parametrize("leave", [0, 100_000, 250_000, 600_000, 1_300_000])
+def test_full_disk_while_saving_keeps_what_was_there(
+    leave: int, saving: Settings, small_disk: Callable[[int], Path], tmp_path: Path, capsys
+):
+    disk = small_disk(16_000)
+    recipe = saving.with_(output_dir=str(disk / "run")).write(tmp_path / "recipe.yaml")
+    assert main(["train", str(recipe), "output_dir=" + str(tmp_path / "whole")]) == 0
+    assert main(["train", str(recipe)]) == 0
+    undo_end(disk / "run")
+    for step in (15, 20, 24):
+        shutil.rmtree(checkpoint_of(disk / "run", step))
+    filler = fill(disk, leave)
+    capsys.readouterr()
+    assert main(["train", str(recipe), "--resume"]) == 2
+    (line,) = errors_in(capsys.readouterr().err)
+    assert "free space" in line
+    assert [p.name for p in list_checkpoints(disk / "run" / "checkpoints")][:2] == ["checkpoint-5", "checkpoint-10"]
+    assert not any(find_damage(p) for p in list_checkpoints(disk / "run" / "checkpoints"))
+    filler.unlink()
+    assert main(["train", str(recipe), "--resume"]) == 0
+    assert weight_bytes(disk / "run" / "model") == weight_bytes(tmp_path / "whole" / "model")
+    assert untimed(disk / "run") == untimed(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_file_size_limit_is_one_line_and_exit_code_2(saving: Settings, tmp_path: Path):
+    """The limit that every user can set, for machines where nothing can be mounted."""
+    big = make_model_folder(tmp_path / "big", "llama", intermediate_size=1024)
+    recipe = saving.with_(model_name_or_path=str(big)).write(tmp_path / "recipe.yaml")
+    limited = subprocess.run(
+        [*COMMAND, recipe],
+        env=os.environ | ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000)),
+    )
+    assert limited.returncode == 2, limited.stderr
+    (line,) = errors_in(limited.stderr)
+    assert "free space" in line and "Traceback" not in limited.stderr
+    assert main(["train", str(recipe), "--resume"]) == 0
