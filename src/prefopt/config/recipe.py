@@ -104,7 +104,9 @@ def write_recipe(config: RunConfig, path: str | Path) -> None:
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise StorageError(f"{path}: cannot write the recipe: {error.strerror}") from error
+        raise StorageError(
+            f"{path}: cannot write the recipe: {error.strerror}; check the path and the free space"
+        ) from error
 
 
 class _Float(float):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -18,6 +19,7 @@ from prefopt.models.scorer import SCORER_VERSION, Scorer
 from prefopt.pack.batch import PackedBatch
 
 LOGP_BYTES = 4
+_INSERT = "INSERT OR REPLACE INTO logps VALUES (?, ?)"
 
 
 class Reference(Protocol):
@@ -99,6 +101,7 @@ class LogpStore:
         name = hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()
         self.path = folder / f"{name}.sqlite"
         self.values: dict[bytes, np.ndarray] = {}
+        self._session: sqlite3.Connection | None = None
 
     def load(self, keys: Iterable[bytes]) -> None:
         """Read what the file already has of `keys`."""
@@ -116,8 +119,22 @@ class LogpStore:
         if not write or not values:
             return
         rows = [(key, array.astype(np.float32).tobytes()) for key, array in values.items()]
+        if self._session is None:
+            with self._connect() as connection:
+                connection.executemany(_INSERT, rows)
+            return
+        self._session.executemany(_INSERT, rows)
+        self._session.commit()
+
+    @contextmanager
+    def session(self) -> Generator[None]:
+        """One connection for many `add`s, each of them still committed: closing one syncs the file to disk."""
         with self._connect() as connection:
-            connection.executemany("INSERT OR REPLACE INTO logps VALUES (?, ?)", rows)
+            self._session = connection
+            try:
+                yield
+            finally:
+                self._session = None
 
     def _connect(self) -> _Closing:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import numpy as np
@@ -61,7 +62,10 @@ def fill_store(
         return 0
     scorer.eval()
     packs = packing.batches(todo, rank=runtime.rank, world_size=runtime.world_size)
-    with progress("reference pass", len(packs), quiet=not runtime.is_main) as tick:
+    with (
+        store.session() if runtime.is_main else nullcontext(),
+        progress("reference pass", len(packs), quiet=not runtime.is_main) as tick,
+    ):
         for pack in packs:
             batch = packing.collate(todo, pack).to(runtime.device)
             with torch.no_grad(), runtime.autocast():
