@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+
 from prefopt.config import parse
 from prefopt.errors import ModelError
 from prefopt.evals.maths import Evaluation, evaluate, write_evaluation
@@ -39,7 +41,7 @@ BATCH = 256
 class DemoSettings:
     """Sizes of the demonstration."""
 
-    problems: int = 600
+    problems: int = 1000
     """Problems the base model is sampled on."""
     test_problems: int = 1000
     """Held-out problems of the evaluation."""
@@ -51,9 +53,9 @@ class DemoSettings:
     training: Mapping[str, JsonValue] = field(
         default_factory=lambda: {
             "beta": 0.3,
-            "learning_rate": 1e-5,
-            "per_device_train_batch_size": 32,
-            "num_train_epochs": 4.0,
+            "learning_rate": 5e-5,
+            "per_device_train_batch_size": 16,
+            "num_train_epochs": 2.0,
             "lr_scheduler_type": "linear",
             "warmup_ratio": 0.1,
             "logging_steps": 1,
@@ -77,6 +79,8 @@ class DemoResult(NamedTuple):
 
 def run_demo(folder: Path, settings: DemoSettings | None = None) -> DemoResult:
     """Run or continue the demonstration in `folder`."""
+    # For matrices this small a second thread gains little, and loses a lot when anything else is running.
+    torch.set_num_threads(1)
     settings = settings or DemoSettings()
     world = ArithmeticWorld()
     base = base_model(world)

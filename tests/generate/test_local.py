@@ -9,7 +9,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from prefopt.errors import ConfigError, ModelError, RecordError
+from prefopt.errors import ConfigError, ModelError, NonFiniteError, RecordError
 from prefopt.generate.base import Request, Sampling
 from prefopt.generate.local import LocalGenerator
 from prefopt.models.lora import LoraSettings, add_lora
@@ -246,6 +246,15 @@ def test_requests_that_cannot_be_answered(llama):
         list(LocalGenerator(model, bare).generate([chat], Sampling()))
     with pytest.raises(ConfigError, match="batch_size is 0; use 1 or more"):
         LocalGenerator(model, tokenizer, batch_size=0)
+
+
+def test_weights_that_are_not_numbers_are_refused(tmp_path):
+    model, tokenizer = load(make_model_folder(tmp_path, "llama"))
+    with torch.no_grad():
+        model.lm_head.weight[5, 3] = float("nan")
+    message = "record 'r0': the model's logits are not numbers at token 1 of the completion"
+    with pytest.raises(NonFiniteError, match=message):
+        list(LocalGenerator(model, tokenizer).generate(plain_requests()[:1], Sampling()))
 
 
 def test_nothing_to_do(llama):

@@ -12,7 +12,7 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from prefopt.runs.train import RunResult
 from tests.integration.runs import (
@@ -41,9 +41,27 @@ PLAN = {
     "tokens_scored", "saved", "longest", "peak_memory_bytes",
 }  # fmt: skip
 REWARDS = {f"rewards/{name}" for name in ("chosen", "rejected", "margins", "accuracies")}
-LINE = {"step", "epoch", "loss", "learning_rate", "grad_norm", "seconds", "logps/chosen", "logps/rejected"}
+LINE = {
+    "step",
+    "epoch",
+    "loss",
+    "learning_rate",
+    "grad_norm",
+    "seconds",
+    "logps/chosen",
+    "logps/rejected",
+}
 LEDGER = {"source", "read", "kept", "cut", "dropped", "reasons", "notes", "rows"}
-SAMPLE = {"id", "prompt", "prefix", "chosen", "rejected", "reward_chosen", "reward_rejected", "margin"}
+SAMPLE = {
+    "id",
+    "prompt",
+    "prefix",
+    "chosen",
+    "rejected",
+    "reward_chosen",
+    "reward_rejected",
+    "margin",
+}
 
 
 def check_run_folder(result: RunResult, *, steps: int) -> None:
@@ -52,7 +70,13 @@ def check_run_folder(result: RunResult, *, steps: int) -> None:
     assert {p.name for p in folder.iterdir()} - {"checkpoints"} == FILES
     assert read_json(folder / "plan.json").keys() >= PLAN
     assert read_json(folder / "data-ledger.json")["train"].keys() == LEDGER
-    assert read_json(folder / "env.json").keys() >= {"date", "python", "platform", "torch", "transformers"}
+    assert read_json(folder / "env.json").keys() >= {
+        "date",
+        "python",
+        "platform",
+        "torch",
+        "transformers",
+    }
     lines = read_rows(folder / "metrics.jsonl")
     assert [line["step"] for line in lines] == list(range(1, steps + 1))
     assert all(line.keys() >= LINE | REWARDS for line in lines)
@@ -101,14 +125,18 @@ def test_lora_leaves_an_adapter(family: Family, settings: Settings, models: Mode
 
 
 @pytest.mark.parametrize("reference", ["cached", "live", "adapter_off"])
-def test_every_form_of_the_reference_trains_the_same(reference: str, settings: Settings, tmp_path: Path):
+def test_every_form_of_the_reference_trains_the_same(
+    reference: str, settings: Settings, tmp_path: Path
+):
     lora = settings.with_(use_peft=True, lora_r=2)
     expected = lora.with_(output_dir=str(tmp_path / "auto")).train()
     result = lora.with_(reference=reference).train()
     assert losses(result.folder) == pytest.approx(losses(expected.folder), abs=1e-6)
 
 
-def plain_logp(model: torch.nn.Module, tokenizer: Callable, prompt: str, response: str) -> float:
+def plain_logp(
+    model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, prompt: str, response: str
+) -> float:
     """Log-probability of response and end token, by an ordinary call on one row."""
     context = tokenizer(prompt)["input_ids"]
     ids = torch.tensor([[*context, *tokenizer(response)["input_ids"], tokenizer.eos_token_id]])
@@ -128,9 +156,14 @@ def test_rewards_are_those_of_plain_transformers(settings: Settings, models: Mod
     for sample in samples[:6]:
         rewards = [
             0.3 * (plain_logp(policy, tokenizer, *text) - plain_logp(start, tokenizer, *text))
-            for text in ((sample["prompt"], sample["chosen"]), (sample["prompt"], sample["rejected"]))
+            for text in (
+                (sample["prompt"], sample["chosen"]),
+                (sample["prompt"], sample["rejected"]),
+            )
         ]
-        assert [sample["reward_chosen"], sample["reward_rejected"]] == pytest.approx(rewards, abs=3e-5)
+        assert [sample["reward_chosen"], sample["reward_rejected"]] == pytest.approx(
+            rewards, abs=3e-5
+        )
         assert sample["margin"] == pytest.approx(rewards[0] - rewards[1], abs=3e-5)
 
 
@@ -150,7 +183,10 @@ def test_sft_starts_at_the_mean_loss_of_plain_transformers(settings: Settings, m
 def conversations() -> list[Row]:
     rows: list[Row] = []
     for row in string_pairs():
-        prompt = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": row["prompt"]}]
+        prompt = [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": row["prompt"]},
+        ]
         answers = {k: [{"role": "assistant", "content": row[k]}] for k in ("chosen", "rejected")}
         rows.append({"prompt": prompt, **answers})
     return rows
@@ -194,7 +230,9 @@ def test_step_pairs_share_their_prefix(settings: Settings, tmp_path: Path):
     }
 
 
-@pytest.mark.parametrize(("pairing", "pairs"), [("best_vs_rest", 36), ("all", 72), ("best_worst", 12)])
+@pytest.mark.parametrize(
+    ("pairing", "pairs"), [("best_vs_rest", 36), ("all", 72), ("best_worst", 12)]
+)
 def test_ranked_lists_with_scores(pairing: str, pairs: int, settings: Settings, tmp_path: Path):
     rows = [
         {
@@ -210,7 +248,9 @@ def test_ranked_lists_with_scores(pairing: str, pairs: int, settings: Settings, 
     plan = read_json(result.folder / "plan.json")
     assert (plan["pairs"], plan["responses"], plan["examples"]) == (pairs, 48, 12)
     assert losses(result.folder)[0] == pytest.approx(math.log(2), abs=1e-5)
-    chosen = {s["chosen"] for s in read_rows(result.folder / "samples.jsonl") if s["id"].endswith(":3")}
+    chosen = {
+        s["chosen"] for s in read_rows(result.folder / "samples.jsonl") if s["id"].endswith(":3")
+    }
     assert "The answer is 6." in chosen
 
 

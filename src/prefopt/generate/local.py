@@ -19,7 +19,7 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerFast
 
-from prefopt.errors import ConfigError, RecordError
+from prefopt.errors import ConfigError, ModelError, NonFiniteError, RecordError
 from prefopt.generate.base import Completion, FinishReason, Request, Sampling
 from prefopt.generate.draw import draw_tokens, sample_key, uniforms
 from prefopt.generate.prompts import encode_prompts
@@ -57,7 +57,8 @@ class LocalGenerator:
     """`Generator` over a causal language model and its tokenizer.
 
     A sample's randomness derives from (seed, purpose, id, sample, position), so a text does not depend on
-    order or size of batches beyond the rounding of matrix products (about 1e-7 of a probability).
+    order or size of batches beyond the rounding of matrix products (about 1e-7 of a probability). The weights
+    must not change while it is in use: `identity` is taken once.
     """
 
     def __init__(
@@ -105,7 +106,9 @@ class LocalGenerator:
 
         Raises:
             RecordError: a prompt is empty or fills the model's context, or the template refuses it.
-            ModelError: a conversation and a tokenizer without chat template.
+            ModelError: a conversation and a tokenizer without chat template, or a batch that does not fit in
+                memory.
+            NonFiniteError: the model's logits are not numbers.
         """
         stops = _stops(sampling.stop, self._ends, self._tokenizer)
         rows = self._rows(requests, sampling)
@@ -145,6 +148,11 @@ class LocalGenerator:
         try:
             with torch.inference_mode():
                 self._loop(rows, sampling, stops)
+        except torch.OutOfMemoryError as error:
+            raise ModelError(
+                f"generation: {len(rows)} rows of up to {len(rows[-1].prompt) + rows[-1].limit} tokens do not "
+                "fit in memory; use a smaller batch_size or max_new_tokens"
+            ) from error
         finally:
             self._model.train(was_training)
 
@@ -254,6 +262,13 @@ def _stops(
 
 def _choose(logits: Tensor, rows: Sequence[_Row], step: int, sampling: Sampling) -> Tensor:
     """The next token of each row, `[B]`."""
+    broken = logits.isnan().any(dim=-1)
+    if bool(broken.any()):
+        first = rows[int(broken.nonzero()[0])]
+        raise NonFiniteError(
+            f"record '{first.request.id}': the model's logits are not numbers at token {step + 1} of the "
+            "completion; check its weights, or use dtype float32"
+        )
     if sampling.temperature == 0:
         return logits.argmax(dim=-1)
     uniform = torch.from_numpy(uniforms([row.key for row in rows], step))

@@ -135,8 +135,10 @@ def _require_something(
     examples: Sequence[Example], objective: Objective, config: RunConfig, ledger: Ledger
 ) -> None:
     if not examples:
+        reasons = ", ".join(line.strip() for line in ledger.summary()[1:])
         raise RecordError(
-            f"{ledger.source}: no record is left to train on: " + "; ".join(ledger.summary())
+            f"{ledger.source}: none of {ledger.read} records can be used: {reasons}; repair them, or change what "
+            "drops them (max_length, columns, pairing)"
         )
     if needs_of(objective).view == "pairs" and not any(e.pairs for e in examples):
         raise RecordError(

@@ -79,22 +79,19 @@ def write_checkpoint(
         folder.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(partial, ignore_errors=True)
         save_weights(partial)
-        torch.save(dict(optimizer), partial / OPTIMIZER)
+        _save(dict(optimizer), partial / OPTIMIZER)
         for rank, one in enumerate(rng):
-            torch.save(one, partial / f"rng-{rank}.pt")
+            _save(one, partial / f"rng-{rank}.pt")
         facts = {"step": state.step, "identity": dict(state.identity)}
         (partial / STATE).write_text(json.dumps(facts, indent=1), encoding="utf-8")
         _seal(partial)
         shutil.rmtree(final, ignore_errors=True)
         partial.rename(final)
         _sync(folder)
-    except (OSError, RuntimeError) as error:
-        # torch reports a full disk as RuntimeError from its C++ writer.
+    except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
-        if isinstance(error, StorageError):
-            raise
         raise StorageError(
-            f"{final}: the checkpoint could not be written ({_first_line(error)}); earlier checkpoints are intact: "
+            f"{final}: the checkpoint could not be written ({_problem(error)}); earlier checkpoints are intact: "
             "free space, then resume"
         ) from error
     for old in list_checkpoints(folder)[: -keep if keep else 0]:
@@ -104,6 +101,10 @@ def write_checkpoint(
 
 def read_state(checkpoint: Path) -> TrainerState:
     """Counters and identity of a whole checkpoint; `ResumeError` says what is missing or damaged."""
+    if not checkpoint.is_dir():
+        raise ResumeError(
+            f"{checkpoint}: there is no such checkpoint; {_there_are(checkpoint.parent)}"
+        )
     problem = find_damage(checkpoint)
     if problem:
         raise ResumeError(
@@ -111,6 +112,11 @@ def read_state(checkpoint: Path) -> TrainerState:
         )
     facts = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
     return TrainerState(facts["step"], facts["identity"])
+
+
+def _there_are(folder: Path) -> str:
+    names = [path.name for path in list_checkpoints(folder)]
+    return f"{folder} has {', '.join(names)}" if names else f"{folder} has none: start anew"
 
 
 def find_damage(checkpoint: Path) -> str:
@@ -193,6 +199,14 @@ def restore_rng(checkpoint: Path, rank: int) -> None:
         torch.cuda.set_rng_state(state["cuda"])
 
 
+def _save(value: dict[str, object], file: Path) -> None:
+    try:
+        torch.save(value, file)
+    except RuntimeError as error:
+        # All that torch's C++ writer says about a full disk is "enforce fail at inline_container.cc".
+        raise StorageError(f"no space left for {file.name}") from error
+
+
 def _seal(folder: Path) -> None:
     files = sorted(p for p in folder.rglob("*") if p.is_file())
     facts = {str(p.relative_to(folder)): [p.stat().st_size, _digest(p)] for p in files}
@@ -215,5 +229,7 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "blake2b").hexdigest()[:32]
 
 
-def _first_line(error: BaseException) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+def _problem(error: BaseException) -> str:
+    """What went wrong, on one line and without a remedy that does not hold for checkpoints."""
+    first = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return first.partition("; ")[0] if isinstance(error, StorageError) else first

@@ -80,7 +80,9 @@ def open_folder(
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StorageError(f"{path}: cannot make output_dir ({error.strerror})") from error
+        raise StorageError(
+            f"{path}: cannot make output_dir ({error.strerror}); choose another"
+        ) from error
     if isinstance(resume, str):
         return folder, Path(resume)
     checkpoint = latest_checkpoint(folder.checkpoints) if resume else None
