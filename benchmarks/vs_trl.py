@@ -26,7 +26,7 @@ from pathlib import Path
 from shapes import SHAPES, make_model, make_records, write_records
 
 SIDES = ("trl", "rows", "tree")
-BETA, LEARNING_RATE = 0.1, 1e-4
+BETA, LEARNING_RATE = 0.1, 1e-5
 RECORDS_PER_STEP = {"step": 8, "plain": 4, "ranked": 2}
 
 

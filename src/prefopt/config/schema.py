@@ -123,7 +123,8 @@ class RunConfig(BaseModel):
     max_steps: Count | None = None
     """Optimiser steps; null: as many as num_train_epochs make."""
     pack_tokens: Count | None = None
-    """Tokens per packed row (layout packed); null: chosen from the data."""
+    """Positions per micro-batch, padding included, instead of per_device_train_batch_size records; for
+    layout packed the length of its row. null: room for per_device_train_batch_size of the longest."""
     lr_scheduler_type: Literal["linear", "cosine", "constant", "one_cycle"] = "linear"
     """Course of the learning rate after the warm-up."""
     warmup_ratio: Fraction = 0.0

@@ -99,13 +99,16 @@ def load_data(
     ledger = Ledger(", ".join(sources))
     preferences: list[Preference] = []
     for source in sources:
+        room = None if evaluation else _room(config.max_train_samples, len(preferences))
+        if room == 0:
+            break
         loaded = load_preferences(
             source,
             split=split,
             columns=config.columns or None,
             ledger=ledger,
             pairing=config.pairing,
-            limit=None if evaluation else config.max_train_samples,
+            limit=room,
         )
         preferences += loaded.preferences
         if speak:
@@ -115,6 +118,8 @@ def load_data(
             )
     if method.pair is not None:
         preferences = [method.pair(p, config) for p in preferences]
+    if speak:
+        _mention_unused(preferences, config)
     weigh = method.weigh
     examples = prepare(
         preferences,
@@ -129,6 +134,17 @@ def load_data(
             say(line)
     _require_something(examples, method.objective(config), config, ledger)
     return Data(preferences, examples, ledger)
+
+
+def _room(limit: int | None, taken: int) -> int | None:
+    return None if limit is None else max(0, limit - taken)
+
+
+def _mention_unused(preferences: Sequence[Preference], config: RunConfig) -> None:
+    """Margins in the data are for methods with an offset; say so rather than ignore them silently."""
+    count = sum(pair.margin is not None for p in preferences for pair in p.pairs)
+    if count:
+        say(f"note: {count} pairs have a margin, which method {config.method} does not use")
 
 
 def _require_something(
@@ -191,6 +207,7 @@ def load_policy(
             alpha=config.lora_alpha,
             dropout=config.lora_dropout,
             target_modules=config.lora_target_modules,
+            seed=config.seed,
         )
         model = add_lora(model, lora)
     if config.disable_dropout:

@@ -86,7 +86,9 @@ def run_training(config: RunConfig, method: Method[RunConfig]) -> RunResult:
     """
     path = Path(config.output_dir)
     runtime = Runtime(
-        mixed_precision=mixed_precision(config), report_to=config.report_to, logging_dir=path
+        mixed_precision=mixed_precision(config),
+        report_to=config.report_to,
+        logging_dir=RunFolder(path).trackers,
     )
     folder, checkpoint = runtime.on_main(
         lambda: open_folder(

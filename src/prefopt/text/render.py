@@ -104,7 +104,10 @@ def is_glued(preference: Preference, settings: RenderSettings) -> bool:
     """Whether a text prompt and a response meet without white space between two letters or digits."""
     if not isinstance(preference.prompt, str) or settings.prompt_format == "chat":
         return False
-    before = (_text_prompt(preference.prompt, settings) + preference.prefix)[-1:]
+    prompt, prefix = _text_prompt(preference.prompt, settings), preference.prefix
+    if prompt[-1:].isalnum() and prefix[:1].isalnum():
+        return True
+    before = (prompt + prefix)[-1:]
     return before.isalnum() and any(r.text[:1].isalnum() for r in preference.responses)
 
 

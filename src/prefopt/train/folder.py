@@ -27,6 +27,7 @@ class RunFolder:
         self.metrics = path / "metrics.jsonl"
         self.samples = path / "samples.jsonl"
         self.checkpoints = path / "checkpoints"
+        self.trackers = path / "trackers"
         self.model = path / "model"
         self.report = path / "report.html"
         self.finished = path / FINISHED
