@@ -77,12 +77,14 @@ class DemoResult(NamedTuple):
     runs: tuple[Path, ...]
 
 
-def run_demo(folder: Path, settings: DemoSettings | None = None) -> DemoResult:
-    """Run or continue the demonstration in `folder`."""
+def run_demo(
+    folder: Path, settings: DemoSettings | None = None, *, world: ArithmeticWorld | None = None
+) -> DemoResult:
+    """Run or continue the demonstration in `folder`; returns what it found and where it wrote."""
     # For matrices this small a second thread gains little, and loses a lot when anything else is running.
     torch.set_num_threads(1)
     settings = settings or DemoSettings()
-    world = ArithmeticWorld()
+    world = world or ArithmeticWorld()
     base = base_model(world)
     say(f"base model: {base}")
     data = _build(world, base, folder, settings)

@@ -11,17 +11,19 @@ from prefopt.runs.method import Method
 
 
 class SftConfig(RunConfig):
-    """Recipe of a supervised run. With preference data, the chosen responses are trained on."""
+    """Recipe of a supervised run. Of preference data, the best responses are trained on."""
 
 
-def preferred(preference: Preference, config: SftConfig) -> Preference:
+def preferred(preference: Preference, config: SftConfig) -> Preference | str:
     """The record with only those responses that are preferred to another one; all, where there are no pairs.
 
-    Of a longer ranking that is the best response: what another one is preferred to is left out.
+    Of a longer ranking that is the best response: what another one is preferred to is left out, and so are
+    responses labelled undesirable. A record without any other is dropped for the reason returned.
     """
     del config
     if not preference.pairs:
-        return preference
+        wanted = tuple(r for r in preference.responses if r.label is not False)
+        return replace(preference, responses=wanted) if wanted else "labelled undesirable"
     chosen = {pair.chosen for pair in preference.pairs}
     best = chosen - {pair.rejected for pair in preference.pairs}
     kept = tuple(preference.responses[i] for i in sorted(best or chosen))

@@ -244,9 +244,14 @@ def _distinct_steps(error: StepError[P], right: Sequence[Completion]) -> list[_C
     found: dict[str, _Correction] = {}
     for completion in right:
         step = take_step(completion.text, error.number)
-        if step.strip() != error.step.strip() and step.strip():
+        if step.strip() and not _repeats(step.strip(), error.step.strip()):
             found.setdefault(step, _Correction(step, completion.text))
     return list(found.values())
+
+
+def _repeats(step: str, wrong: str) -> bool:
+    """Whether one is the other, apart from further lines (a last step carries the answer line with it)."""
+    return f"{step}\n".startswith(f"{wrong}\n") or f"{wrong}\n".startswith(f"{step}\n")
 
 
 def _step_record(error: StepError[P], chosen: Sequence[_Correction]) -> Preference:

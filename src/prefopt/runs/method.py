@@ -28,8 +28,8 @@ class Method(Generic[C]):
     """The recipe's schema: a subclass of `RunConfig` whose extra fields are this method's parameters."""
     objective: Callable[[C], Objective]
     """Bind the parameters: `lambda config: partial(dpo, beta=config.beta)`."""
-    pair: Callable[[Preference, C], Preference] | None = None
-    """Choose the responses and pairs of a record that the method trains on."""
+    pair: Callable[[Preference, C], Preference | str] | None = None
+    """Choose the responses and pairs of a record that the method trains on; a string is the reason to drop it."""
     weigh: Callable[[TokenTree, C], tuple[float, ...]] | None = None
     """Weight [M] of each (token, response) incidence of a tree, in the order of `TokenTree.incidences`."""
     build: Callable[[C], Path] | None = None

@@ -116,8 +116,7 @@ def load_data(
                 f"{name} data {source}: "
                 + ", ".join(f"{c} -> {r}" for c, r in loaded.mapping.items())
             )
-    if method.pair is not None:
-        preferences = [method.pair(p, config) for p in preferences]
+    preferences = _choose(preferences, method, config, ledger)
     if speak:
         _mention_unused(preferences, config)
     weigh = method.weigh
@@ -134,6 +133,22 @@ def load_data(
             say(line)
     _require_something(examples, method.objective(config), config, ledger)
     return Data(preferences, examples, ledger)
+
+
+def _choose(
+    preferences: list[Preference], method: Method[RunConfig], config: RunConfig, ledger: Ledger
+) -> list[Preference]:
+    """The records as the method wants them; those it has no use for are dropped by name."""
+    if method.pair is None:
+        return preferences
+    kept: list[Preference] = []
+    for preference in preferences:
+        chosen = method.pair(preference, config)
+        if isinstance(chosen, str):
+            ledger.drop(preference.id, reason=chosen)
+        else:
+            kept.append(chosen)
+    return kept
 
 
 def _room(limit: int | None, taken: int) -> int | None:

@@ -46,9 +46,10 @@ _NEUTRAL = {
     "hub_model_id", "hub_private_repo", "logging_steps", "output_dir", "overwrite_output_dir",
     "per_device_eval_batch_size", "per_device_train_batch_size", "push_to_hub", "report_to",
     "resume_from_checkpoint", "run_name", "save_steps", "save_strategy", "save_total_limit",
-    "pack_tokens", "eval_file", "eval_dataset_split", "strict",
+    "pack_tokens", "eval_file", "eval_dataset_split", "strict", "train_file", "dataset_name",
 }  # fmt: skip
-"""Settings that do not change what is learnt, given the schedule's digest: a resumed run may change them."""
+"""Settings that a resumed run may change: they do not alter what is learnt, given the digests of schedule and data
+(so the same rows may lie in another file)."""
 
 
 class RunResult(NamedTuple):

@@ -87,7 +87,7 @@ def open_folder(
     if isinstance(resume, str):
         return folder, Path(resume)
     checkpoint = latest_checkpoint(folder.checkpoints) if resume else None
-    if checkpoint is None:
+    if checkpoint is None and not folder.finished.exists():
         MetricsFile(folder.metrics).rewind(0)
     return folder, checkpoint
 
