@@ -252,7 +252,8 @@ def print_shape(shape: str, result: dict) -> None:
         print(f"  {side:5} {r['seconds_per_pair']:8.4f} s/pair  {r['peak_memory_mib']:8.0f} MiB")
     print(
         f"  tree over TRL {result['speedup_tree_over_trl']:.2f}x, "
-        f"rows over TRL {result['speedup_rows_over_trl']:.2f}x, tree over rows {result['speedup_tree_over_rows']:.2f}x; largest relative loss difference "
+        f"rows over TRL {result['speedup_rows_over_trl']:.2f}x, "
+        f"tree over rows {result['speedup_tree_over_rows']:.2f}x; largest relative loss difference "
         f"{result['largest_relative_loss_difference']['tree']:.1e}"
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,12 @@ def test_small_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         problems=60,
         test_problems=60,
         steps=StepSettings(
-            samples=2, corrections=4, pairs_per_error=1, temperature=1.0, top_p=1.0, max_new_tokens=60
+            samples=2,
+            corrections=4,
+            pairs_per_error=1,
+            temperature=1.0,
+            top_p=1.0,
+            max_new_tokens=60,
         ),
     )
     first = run_demo(tmp_path / "demo", settings, world=world)
@@ -40,3 +46,8 @@ def test_small_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         n: e.value for n, e in first.evaluations.items()
     }
     assert files == {p: p.stat().st_mtime_ns for p in files}, "a finished run is not trained again"
+    other = run_demo(tmp_path / "demo", replace(settings, seed=1), world=world)
+    assert "seed: 1" in (tmp_path / "demo" / "dpo" / "run.yaml").read_text()
+    assert {o.id for o in other.evaluations["base"].outputs}.isdisjoint(
+        {o.id for o in first.evaluations["base"].outputs}
+    )

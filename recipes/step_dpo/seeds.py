@@ -2,8 +2,9 @@
 
     python recipes/step_dpo/seeds.py --output results.json
 
-A seed changes problems, samples and the order of training; the base model is the same. Each cell is the mean accuracy on 500
-held-out problems over seeds, with its standard error, and the mean difference with a paired 95% interval (Student's t).
+A seed changes problems, samples and the order of training; the base model is the same. Each cell is the mean accuracy
+on 500 held-out problems over seeds, with its standard error, and the mean difference with a paired 95% interval
+(Student's t).
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ T_975 = {2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365}
 
 def main() -> None:
     """Run all cells and print them."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--problems", type=int, nargs="+", default=[350, 1000])
     parser.add_argument("--rates", type=float, nargs="+", default=[3e-5, 1e-4])
@@ -64,7 +67,10 @@ def row(problems: int, rate: float, runs: list[dict[str, float]]) -> str:
     """One line of the table."""
     difference = [r["step_dpo"] - r["dpo"] for r in runs]
     half = T_975[len(runs) - 1] * error(difference)
-    cells = [f"{100 * mean(runs, k):.1f} ± {100 * error([r[k] for r in runs]):.1f}" for k in ("base", "dpo", "step_dpo")]
+    cells = [
+        f"{100 * mean(runs, k):.1f} ± {100 * error([r[k] for r in runs]):.1f}"
+        for k in ("base", "dpo", "step_dpo")
+    ]
     return (
         f"| {problems} | {mean(runs, 'pairs'):.0f} | {rate:g} | {' | '.join(cells)} | "
         f"{100 * statistics.mean(difference):+.1f} ({100 * (statistics.mean(difference) - half):+.1f} to "
@@ -73,10 +79,12 @@ def row(problems: int, rate: float, runs: list[dict[str, float]]) -> str:
 
 
 def mean(runs: list[dict[str, float]], key: str) -> float:
+    """Mean over seeds."""
     return statistics.mean(r[key] for r in runs)
 
 
 def error(values: list[float]) -> float:
+    """Standard error of the mean."""
     return statistics.stdev(values) / math.sqrt(len(values))
 
 

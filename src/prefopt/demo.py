@@ -7,6 +7,7 @@ goes on where it stopped.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from typing import NamedTuple
 import torch
 
 from prefopt.config import parse
-from prefopt.errors import ModelError
+from prefopt.errors import ModelError, ResumeError, StorageError
 from prefopt.evals.maths import Evaluation, evaluate, write_evaluation
 from prefopt.generate.base import Sampling
 from prefopt.generate.journal import Journal
@@ -109,10 +110,12 @@ def base_model(world: ArithmeticWorld, *, cache: Path | None = None) -> Path:
     """The world's base model: trained once by `sft`, then kept under a name that its settings decide."""
     home = (cache or default_cache()) / "worlds" / f"arithmetic-{world.digest()}"
     final = home / "model"
-    if (home / "finished.json").exists():
+    if final.exists():
         return final
     say("training the base model from scratch (once; kept in the cache)")
-    work = home.with_name(f"{home.name}.partial")
+    # A folder of this process alone: two that start together both train, and the first to finish is kept.
+    work = home.with_name(f"{home.name}.{os.getpid()}.partial")
+    shutil.rmtree(work, ignore_errors=True)
     corpus = world.write_sft_data(work / "corpus.jsonl")
     blank = world.save_blank(work / "blank")
     method = find_method("sft")
@@ -122,12 +125,14 @@ def base_model(world: ArithmeticWorld, *, cache: Path | None = None) -> Path:
         "model_name_or_path": str(blank),
         "train_file": str(corpus),
         "output_dir": str(work / "run"),
-        "overwrite_output_dir": True,
         "save_strategy": "no",
     }
     run_training(parse(recipe, method.config), method)
-    shutil.rmtree(home, ignore_errors=True)
-    (work / "run").rename(home)
+    try:
+        (work / "run").rename(home)
+    except OSError as error:
+        if not final.exists():
+            raise StorageError(f"{home}: cannot keep the base model ({error.strerror})") from error
     shutil.rmtree(work)
     return final
 
@@ -160,19 +165,23 @@ def _generator(model: Path) -> LocalGenerator:
 
 def _train(name: str, base: Path, file: Path, output: Path, settings: DemoSettings) -> None:
     method = find_method(name)
-    finished = (output / "finished.json").exists()
     recipe: dict[str, JsonValue] = {
         **settings.training,
         "method": name,
         "model_name_or_path": str(base),
         "train_file": str(file),
         "output_dir": str(output),
-        "resume_from_checkpoint": finished,
-        "overwrite_output_dir": not finished,
         "seed": settings.seed,
     }
     say(f"\n{name}:")
-    run_training(parse(recipe, method.config), method)
+    if (output / "finished.json").exists():
+        try:
+            run_training(parse({**recipe, "resume_from_checkpoint": True}, method.config), method)
+        except ResumeError:
+            say("other data or settings than last time: training anew")
+        else:
+            return
+    run_training(parse({**recipe, "overwrite_output_dir": True}, method.config), method)
 
 
 def _evaluate(

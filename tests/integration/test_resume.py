@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import shutil
 import sqlite3
@@ -15,6 +16,7 @@ import pytest
 from prefopt.cli.main import main
 from prefopt.errors import ResumeError, StorageError
 from prefopt.train.checkpoint import find_damage, list_checkpoints
+from prefopt.train.folder import RunFolder
 from prefopt.train.track import MetricsFile
 from tests.integration.runs import (
     Row,
@@ -118,8 +120,42 @@ def test_a_finished_run_is_left_as_it_is(saving: Settings, tmp_path: Path, capsy
     files = {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*")}
     capsys.readouterr()
     assert main(["train", str(recipe), "--resume"]) == 0
-    assert capsys.readouterr().err == f"{tmp_path / 'run'}: this run is already finished\n"
+    assert capsys.readouterr().err.endswith(f"{tmp_path / 'run'}: this run is already finished\n")
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*")} == files
+
+
+def test_a_finished_run_is_not_returned_for_another_recipe(
+    saving: Settings, tmp_path: Path, capsys
+):
+    recipe = saving.write(tmp_path / "recipe.yaml")
+    assert main(["train", str(recipe)]) == 0
+    capsys.readouterr()
+    assert main(["train", str(recipe), "learning_rate=0.5", "--resume"]) == 2
+    assert "not the same run: learning_rate: " in capsys.readouterr().err
+
+
+def test_overwrite_removes_nothing_before_the_new_run_is_ready(
+    saving: Settings, tmp_path: Path, capsys
+):
+    recipe = saving.write(tmp_path / "recipe.yaml")
+    assert main(["train", str(recipe)]) == 0
+    weights = (tmp_path / "run" / "model" / "model.safetensors").read_bytes()
+    capsys.readouterr()
+    assert main(["train", str(recipe), f"train_file={tmp_path / 'nope.jsonl'}", "--overwrite"]) == 2
+    own = tmp_path / "run" / "model"
+    assert main(["train", str(recipe), f"model_name_or_path={own}", "--overwrite"]) == 2
+    assert f"--overwrite would delete {own}, which this run reads" in capsys.readouterr().err
+    assert (own / "model.safetensors").read_bytes() == weights
+
+
+def test_two_runs_cannot_share_a_folder(saving: Settings, tmp_path: Path, capsys):
+    recipe = saving.write(tmp_path / "recipe.yaml")
+    folder = RunFolder(tmp_path / "run")
+    folder.acquire()
+    assert main(["train", str(recipe)]) == 2
+    assert f"another run is working here (process {os.getpid()})" in capsys.readouterr().err
+    folder.release()
+    assert main(["train", str(recipe)]) == 0
 
 
 def test_a_second_start_is_refused(saving: Settings, tmp_path: Path, capsys):

@@ -32,7 +32,9 @@ class Scripted:
 
     identity = "scripted"
 
-    def __init__(self, texts: dict[tuple[str, int], str], cut: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self, texts: dict[tuple[str, int], str], cut: frozenset[str] = frozenset()
+    ) -> None:
         self.texts, self.cut = texts, cut
         self.asked: list[Request] = []
 
@@ -52,7 +54,7 @@ def second(task: Task, text: str) -> int | None:
     return 2
 
 
-def build(texts: dict[tuple[str, int], str], **settings: int | None):  # noqa: ANN201
+def build(texts: dict[tuple[str, int], str], **settings: int | None):
     options = {"samples": 1, "corrections": 4, **settings}
     generator = Scripted(texts)
     data = build_step_pairs(
@@ -105,12 +107,19 @@ def test_a_correction_that_repeats_the_wrong_step_is_no_pair() -> None:
 
 def test_distinct_corrections_stay_in_the_order_they_were_sampled() -> None:
     """Sheet P6: as many pairs as distinct first steps."""
-    texts = [" a\nThe answer is 6", " b\nThe answer is 6", " a\nThe answer is 6", " c\nThe answer is 6"]
+    texts = [
+        " a\nThe answer is 6",
+        " b\nThe answer is 6",
+        " a\nThe answer is 6",
+        " c\nThe answer is 6",
+    ]
     middle = WRONG.replace("\nThe answer is 7", "\nStep 3: 7 = 7\nThe answer is 7")
     data, _ = build({("t", 0): middle, **{("t/0", i): t for i, t in enumerate(texts)}})
     assert [r.text for r in data.steps[0].responses[1:]] == texts[:2] + texts[3:]
     assert len(data.steps[0].pairs) == len(data.solutions[0].pairs) == 3
-    data, _ = build({("t", 0): middle, **{("t/0", i): t for i, t in enumerate(texts)}}, pairs_per_error=1)
+    data, _ = build(
+        {("t", 0): middle, **{("t/0", i): t for i, t in enumerate(texts)}}, pairs_per_error=1
+    )
     assert [r.text for r in data.steps[0].responses[1:]] == texts[:1]
 
 
@@ -163,7 +172,10 @@ def test_first_errors_of_the_world_are_cut_where_the_oracle_says() -> None:
         right = WORLD.solution(p).split(f"Step {step}:", 1)
         fact = right[1].split("\n", 1)
         wrong = right[0] + f"Step {step}: {fact[0].split('=')[0].strip()} = 99\n" + fact[1]
-        texts[p.id, 0], texts[f"{p.id}/0", 0] = wrong.replace("The answer is", "The answer was"), right[1]
+        texts[p.id, 0], texts[f"{p.id}/0", 0] = (
+            wrong.replace("The answer is", "The answer was"),
+            right[1],
+        )
 
     def grade(problem: ArithmeticProblem, text: str) -> bool:
         return WORLD.verify(problem, text).correct

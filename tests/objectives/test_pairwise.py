@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import pickle
 
 import numpy as np
 import pytest
@@ -126,4 +125,3 @@ def test_scores_view_as_pairs() -> None:
     assert view.pairs().policy_chosen.tolist() == [-2.0, -6.0]
     length = view.pairs().length_rejected
     assert length is not None and length.tolist() == [2.0, 2.0]
-    assert pickle.loads(pickle.dumps(view.pairs())).policy_chosen.tolist() == [-2.0, -6.0]

@@ -59,10 +59,15 @@ def _training(config: RunConfig) -> Iterator[str]:
             f"warmup_ratio {config.warmup_ratio} and warmup_steps {config.warmup_steps} exclude "
             "each other: remove one"
         )
-    if config.bf16 is True and config.dtype == "float16":
+    if config.bf16 is True and config.dtype in {"float16", "bfloat16"}:
         yield (
-            "bf16 true and dtype 'float16' exclude each other: set dtype: float32 or bf16: false"
+            f"bf16 true and dtype {config.dtype!r} exclude each other (bf16 computes in bfloat16 over float32 "
+            "weights): set dtype: float32 or bf16: false"
         )
+    fields = type(config).model_fields
+    for key in ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules"):
+        if not config.use_peft and getattr(config, key) != fields[key].default:
+            yield f"{key} {getattr(config, key)!r} has no effect without an adapter: set use_peft: true or remove it"
     if config.reference == "adapter_off" and config.reference_model is not None:
         yield (
             f"reference 'adapter_off' and reference_model {config.reference_model!r} exclude each "

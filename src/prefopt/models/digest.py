@@ -61,6 +61,12 @@ def weights_digest(model: nn.Module, *, adapter: bool = True) -> str:
     return total.hexdigest()
 
 
+_ADAPTER_SCALING = (
+    "peft_type", "r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "fan_in_fan_out",
+)  # fmt: skip
+"""What decides an adapter's effect beside its weights, whose names already say where it sits."""
+
+
 def model_digest(model: PreTrainedModel | PeftModel, *, adapter: bool = True) -> str:
     """SHA-256 (hex) of weights, architecture and configuration: equal digests compute equal log-probabilities.
 
@@ -78,9 +84,8 @@ def model_digest(model: PreTrainedModel | PeftModel, *, adapter: bool = True) ->
     settings = ""
     if adapter and isinstance(model, PeftModel):
         own = {name: config.to_dict() for name, config in model.peft_config.items()}
-        settings = json.dumps(
-            {n: [c.get("r"), c.get("lora_alpha"), c.get("use_rslora")] for n, c in own.items()}
-        )
+        scaling = {n: {k: c.get(k) for k in _ADAPTER_SCALING} for n, c in own.items()}
+        settings = json.dumps(scaling, sort_keys=True, default=str)
     return hashlib.sha256(
         f"{weights}\0{type(inner).__name__}\0{described}\0{settings}".encode()
     ).hexdigest()

@@ -180,6 +180,12 @@ def _readable_errors(folder: Path) -> Generator[None]:
         ) from error
 
 
+def require_hub_token() -> None:
+    """Nothing when there is a hub token; `ConfigError` before a run whose result could not be uploaded."""
+    if get_token() is None:
+        raise ConfigError("push_to_hub needs a hub token: run `hf auth login` or set HF_TOKEN")
+
+
 def push_model(folder: Path | str, hub_model_id: str, *, private: bool = True) -> str:
     """The address of the hub repository that now holds the files of `folder`.
 

@@ -20,6 +20,7 @@ from prefopt.models.load import (
     LoraSettings,
     ModelSettings,
     add_lora,
+    attention_name,
     disable_dropout,
     load_model,
     load_tokenizer,
@@ -85,6 +86,15 @@ def tokenizer_of(config: RunConfig) -> PreTrainedTokenizerFast:
     )
 
 
+def input_paths(config: RunConfig) -> list[str]:
+    """Files and folders on this machine that a run reads."""
+    files = [config.train_file, config.eval_file]
+    named = [name for f in files if f is not None for name in ([f] if isinstance(f, str) else f)]
+    models = [config.model_name_or_path, config.reference_model, config.tokenizer_name_or_path]
+    every = [*named, *models, config.chat_template]
+    return [name for name in every if name is not None and Path(name).expanduser().exists()]
+
+
 def load_data(
     config: RunConfig,
     method: Method[RunConfig],
@@ -131,7 +141,12 @@ def load_data(
     if speak:
         for line in ledger.summary():
             say(line)
-    _require_something(examples, method.objective(config), config, ledger)
+    if not examples:
+        reasons = ", ".join(line.strip() for line in ledger.summary()[1:])
+        raise RecordError(
+            f"{ledger.source}: none of {ledger.read} records can be used: {reasons}; repair them, or change what "
+            "drops them (max_length, columns, pairing)"
+        )
     return Data(preferences, examples, ledger)
 
 
@@ -139,15 +154,21 @@ def _choose(
     preferences: list[Preference], method: Method[RunConfig], config: RunConfig, ledger: Ledger
 ) -> list[Preference]:
     """The records as the method wants them; those it has no use for are dropped by name."""
-    if method.pair is None:
-        return preferences
+    pairwise = needs_of(method.objective(config)).view == "pairs"
     kept: list[Preference] = []
     for preference in preferences:
-        chosen = method.pair(preference, config)
+        chosen = preference if method.pair is None else method.pair(preference, config)
+        if isinstance(chosen, Preference) and pairwise and not chosen.pairs:
+            chosen = "no pair"
         if isinstance(chosen, str):
             ledger.drop(preference.id, reason=chosen)
         else:
             kept.append(chosen)
+    if preferences and not kept and pairwise:
+        raise RecordError(
+            f"{ledger.source}: method {config.method} trains on pairs and no record has one; give chosen and rejected "
+            "columns, or responses with scores or ranks"
+        )
     return kept
 
 
@@ -160,22 +181,6 @@ def _mention_unused(preferences: Sequence[Preference], config: RunConfig) -> Non
     count = sum(pair.margin is not None for p in preferences for pair in p.pairs)
     if count:
         say(f"note: {count} pairs have a margin, which method {config.method} does not use")
-
-
-def _require_something(
-    examples: Sequence[Example], objective: Objective, config: RunConfig, ledger: Ledger
-) -> None:
-    if not examples:
-        reasons = ", ".join(line.strip() for line in ledger.summary()[1:])
-        raise RecordError(
-            f"{ledger.source}: none of {ledger.read} records can be used: {reasons}; repair them, or change what "
-            "drops them (max_length, columns, pairing)"
-        )
-    if needs_of(objective).view == "pairs" and not any(e.pairs for e in examples):
-        raise RecordError(
-            f"{ledger.source}: method {config.method} trains on pairs and no record has one; give chosen and rejected "
-            "columns, or responses with scores or ranks"
-        )
 
 
 def _sources(config: RunConfig, *, evaluation: bool) -> tuple[list[str], str]:
@@ -227,6 +232,11 @@ def load_policy(
         model = add_lora(model, lora)
     if config.disable_dropout:
         disable_dropout(model)
+    if model.dtype == torch.bfloat16 and not (config.use_peft or loaded.is_adapter):
+        say(
+            "warning: all weights are trained in bfloat16, whose steps are coarse: small updates round away; use "
+            "dtype: float32 with bf16: true, or an adapter"
+        )
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.enable_input_require_grads()
@@ -266,6 +276,10 @@ def build_reference(
 ) -> Reference:
     """The reference that the objective needs, scored ahead where it can be."""
     if not needs_of(objective).reference:
+        if config.reference != "auto" or config.reference_model is not None:
+            raise ConfigError(
+                f"method {config.method} has no reference: remove reference and reference_model from the recipe"
+            )
         return NoReference()
     kind = config.reference if config.reference != "auto" else "cached"
     if kind == "adapter_off":
@@ -286,7 +300,15 @@ def build_reference(
         digest = model_digest(other.model)
     if kind == "live":
         return LiveReference(source, digest=digest)
-    precision = f"{mixed_precision(config)}/{policy.model.dtype}/{packing.layout}"
+    precision = "/".join(
+        [
+            mixed_precision(config),
+            str(policy.model.dtype),
+            packing.layout,
+            runtime.device.type,
+            attention_name(source.model),
+        ]
+    )
     store = LogpStore(cache_folder(config) / "reference", weights=digest, precision=precision)
     scored = fill_store(store, source, examples, packing=packing, runtime=runtime)
     if runtime.is_main:

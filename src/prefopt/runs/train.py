@@ -14,7 +14,7 @@ import torch
 from prefopt.config import RunConfig, write_recipe
 from prefopt.models.card import CardFacts, framework_versions, write_card
 from prefopt.models.layout import choose_layout
-from prefopt.models.save import push_model, save_model
+from prefopt.models.save import push_model, require_hub_token, save_model
 from prefopt.models.scorer import Scorer
 from prefopt.objectives import needs_of
 from prefopt.pack.batch import Example, Layout
@@ -29,11 +29,13 @@ from prefopt.runs.setup import (
     Data,
     Policy,
     build_reference,
+    input_paths,
     load_data,
     load_policy,
     mixed_precision,
     tokenizer_of,
 )
+from prefopt.train.checkpoint import check_identity
 from prefopt.train.folder import RunFolder, open_folder
 from prefopt.train.loop import LoopSettings, fit
 from prefopt.train.optim import OptimSettings
@@ -85,39 +87,68 @@ def run_training(config: RunConfig, method: Method[RunConfig]) -> RunResult:
     Raises:
         PrefoptError: anything a user can cause, one line each.
     """
-    path = Path(config.output_dir)
+    folder = RunFolder(Path(config.output_dir))
     runtime = Runtime(
         mixed_precision=mixed_precision(config),
         report_to=config.report_to,
-        logging_dir=RunFolder(path).trackers,
+        logging_dir=folder.trackers,
     )
-    folder, checkpoint = runtime.on_main(
+    if config.push_to_hub:
+        require_hub_token()
+    runtime.on_main(folder.acquire)
+    try:
+        return _run(config, method, folder, runtime)
+    finally:
+        folder.release()
+
+
+def _run(
+    config: RunConfig, method: Method[RunConfig], folder: RunFolder, runtime: Runtime
+) -> RunResult:
+    resume = config.resume_from_checkpoint
+    checkpoint = runtime.on_main(
         lambda: open_folder(
-            path, resume=config.resume_from_checkpoint, overwrite=config.overwrite_output_dir
+            folder,
+            resume=resume,
+            overwrite=config.overwrite_output_dir,
+            inputs=input_paths(config),
         )
     )
-    if config.resume_from_checkpoint and folder.finished.exists():
-        return _earlier_result(folder, runtime)
     torch.manual_seed(config.seed)
     stage = _prepare(config, method, folder, runtime)
-    _describe(stage)
+    if resume is True and folder.finished.exists():
+        return _earlier_result(stage)
     if checkpoint is None:
         _check_start(stage)
+    runtime.on_main(lambda: _make_room(folder, keep=checkpoint is not None))
+    _describe(stage)
     settings = _loop_settings(stage)
-    runtime.start_trackers(
-        "prefopt", config.model_dump(mode="json"), name=config.run_name or path.name
-    )
+    name = config.run_name or folder.path.name
+    runtime.start_trackers("prefopt", config.model_dump(mode="json"), name=name)
     metrics = fit(stage.learner, settings, runtime, resume_from=checkpoint)
     result = _finish(stage, metrics)
     runtime.finish()
     return result
 
 
-def _earlier_result(folder: RunFolder, runtime: Runtime) -> RunResult:
-    if runtime.is_main:
+def _make_room(folder: RunFolder, *, keep: bool) -> None:
+    """Remove what an earlier run left, now that this one is ready: all of it, or (`keep`) the mark of its end."""
+    if keep:
+        folder.finished.unlink(missing_ok=True)
+    else:
+        folder.clear()
+
+
+def _earlier_result(stage: _Stage) -> RunResult:
+    """What a finished run left, after making sure that it is the run that is asked for."""
+    folder = stage.folder
+    earlier = json.loads(folder.finished.read_text(encoding="utf-8"))
+    check_identity(earlier["identity"], _identity(stage), folder.finished)
+    if stage.runtime.is_main:
         say(f"{folder.path}: this run is already finished")
-    metrics = json.loads(folder.finished.read_text(encoding="utf-8"))["metrics"]
-    return RunResult(folder.path, folder.model, metrics, folder.report)
+        if not folder.report.exists():
+            write_report([folder.path], folder.report)
+    return RunResult(folder.path, folder.model, earlier["metrics"], folder.report)
 
 
 def _prepare(
@@ -334,12 +365,13 @@ def _finish(stage: _Stage, metrics: dict[str, float]) -> RunResult:
         training=stage.evaluation is None,
     )
     folder.write_lines(folder.samples, rows)
-    folder.write_json(folder.finished, {"metrics": metrics})
     write_report([folder.path], folder.report)
     say(f"model: {folder.model}")
     say(f"report: {folder.report}")
     if stage.config.push_to_hub and stage.config.hub_model_id:
         push_model(folder.model, stage.config.hub_model_id, private=stage.config.hub_private_repo)
+    # Last of all: whatever was cut short before this is done again on resume.
+    folder.write_json(folder.finished, {"metrics": metrics, "identity": _identity(stage)})
     return result
 
 

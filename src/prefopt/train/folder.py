@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import TextIO
 
-from prefopt.errors import ResumeError, StorageError
+from prefopt.errors import ConfigError, ResumeError, StorageError
+from prefopt.progress import say
 from prefopt.train.checkpoint import find_damage, latest_checkpoint, list_checkpoints, read_state
-from prefopt.train.track import MetricsFile
 
 FINISHED = "finished.json"
+LOCK = ".lock"
 
 
 class RunFolder:
@@ -31,6 +35,63 @@ class RunFolder:
         self.model = path / "model"
         self.report = path / "report.html"
         self.finished = path / FINISHED
+        self._lock: TextIO | None = None
+
+    def contents(self) -> list[Path]:
+        """Everything that a run makes in the folder."""
+        return [p for p in vars(self).values() if isinstance(p, Path) and p != self.path]
+
+    def clear(self) -> None:
+        """Remove what a run makes, and nothing else that may lie in the folder."""
+        for path in self.contents():
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
+    def acquire(self) -> None:
+        """Keep other processes from running in this folder until this one ends or releases it.
+
+        Raises:
+            ResumeError: another process is running here.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = self._open_lock()
+        except OSError as error:
+            raise StorageError(
+                f"{self.path}: cannot make output_dir ({error.strerror}); choose another"
+            ) from error
+        with suppress(OSError):  # a full disk: the lock holds without the number in it
+            os.ftruncate(lock.fileno(), 0)
+            os.write(lock.fileno(), str(os.getpid()).encode())
+        self._lock = lock
+
+    def _open_lock(self) -> TextIO:
+        file = self.path / LOCK
+        while True:
+            lock = file.open("a+", encoding="utf-8")
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                lock.seek(0)
+                owner = lock.read().strip() or "unknown"
+                lock.close()
+                raise ResumeError(
+                    f"{self.path}: another run is working here (process {owner}); wait for it, or set another "
+                    "output_dir"
+                ) from error
+            # The run before may have removed the file between our opening and locking it.
+            if file.exists() and os.path.samestat(os.fstat(lock.fileno()), file.stat()):
+                return lock
+            lock.close()
+
+    def release(self) -> None:
+        """Let others in again."""
+        if self._lock is not None:
+            (self.path / LOCK).unlink(missing_ok=True)
+            self._lock.close()
+            self._lock = None
 
     def write_json(self, path: Path, facts: Mapping[str, object]) -> None:
         """Write one JSON file."""
@@ -56,40 +117,52 @@ class RunFolder:
 
 
 def open_folder(
-    path: Path, *, resume: bool | str, overwrite: bool
-) -> tuple[RunFolder, Path | None]:
-    """The folder, and the checkpoint to go on from (None: start at step 0).
+    folder: RunFolder, *, resume: bool | str, overwrite: bool, inputs: Sequence[str] = ()
+) -> Path | None:
+    """The checkpoint to go on from; None: start at step 0. Nothing is removed or changed yet, see `clear`.
 
     Args:
-        path: `output_dir`.
+        folder: of the run; it is made if it is not there.
         resume: True for the newest whole checkpoint of this folder, or the path of one.
-        overwrite: remove what an earlier run left in this folder.
+        overwrite: whether what an earlier run left may be removed once the new run is ready.
+        inputs: files and folders that the new run reads.
 
     Raises:
         ResumeError: the folder holds a run and neither was asked for, or the named checkpoint is damaged.
+        ConfigError: overwriting would remove what the new run reads.
     """
-    folder = RunFolder(path)
     if isinstance(resume, str):
         read_state(Path(resume))
     elif overwrite:
-        _clear(folder)
+        _refuse_to_remove(folder, inputs)
     elif not resume and _holds_run(folder):
         raise ResumeError(
-            f"{path}: already holds a run ({_state(folder)}); pass --resume to go on, --overwrite to start anew, or "
-            "set another output_dir"
+            f"{folder.path}: already holds a run ({_state(folder)}); pass --resume to go on, --overwrite to start "
+            "anew, or set another output_dir"
         )
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        folder.path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(
-            f"{path}: cannot make output_dir ({error.strerror}); choose another"
+            f"{folder.path}: cannot make output_dir ({error.strerror}); choose another"
         ) from error
     if isinstance(resume, str):
-        return folder, Path(resume)
+        return Path(resume)
     checkpoint = latest_checkpoint(folder.checkpoints) if resume else None
-    if checkpoint is None and not folder.finished.exists():
-        MetricsFile(folder.metrics).rewind(0)
-    return folder, checkpoint
+    if resume and checkpoint is None and not folder.finished.exists():
+        say(f"{folder.path}: no checkpoint to resume from, starting at step 0")
+    return checkpoint
+
+
+def _refuse_to_remove(folder: RunFolder, inputs: Sequence[str]) -> None:
+    for name in inputs:
+        source = Path(name).resolve()
+        for path in folder.contents():
+            target = path.resolve()
+            if source == target or target in source.parents:
+                raise ConfigError(
+                    f"--overwrite would delete {path}, which this run reads ({name}): set another output_dir"
+                )
 
 
 def _holds_run(folder: RunFolder) -> bool:
@@ -107,14 +180,3 @@ def _state(folder: RunFolder) -> str:
         if whole
         else "unfinished, no checkpoint yet"
     )
-
-
-def _clear(folder: RunFolder) -> None:
-    """Remove the files a run makes, and nothing else that may lie in the folder."""
-    for path in vars(folder).values():
-        if path == folder.path:
-            continue
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
