@@ -37,7 +37,7 @@ def main() -> None:
         result = run_side(arguments, Path(arguments.work))
         print("RESULT " + json.dumps(result), flush=True)
         return
-    facts = {"machine": machine(arguments.device), "settings": vars(arguments), "shapes": {}}
+    facts = {"machine": machine(arguments.device), "settings": settings(arguments), "shapes": {}}
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
         make_model(work / "model", hidden=arguments.hidden, layers=arguments.layers)
@@ -46,6 +46,13 @@ def main() -> None:
             print_shape(shape, facts["shapes"][shape])
     if arguments.output:
         Path(arguments.output).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+
+
+def settings(arguments: argparse.Namespace) -> dict[str, object]:
+    """What was asked for, without paths."""
+    return {
+        k: v for k, v in vars(arguments).items() if k not in {"output", "side", "shape", "work"}
+    }
 
 
 def parse_arguments() -> argparse.Namespace:

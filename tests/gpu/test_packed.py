@@ -16,7 +16,7 @@ from prefopt.models.scorer import Scorer, sum_by_response
 from prefopt.pack.batch import Layout, collate
 from prefopt.runs.train import run_training
 from tests.numerics.forest import random_example
-from tests.tiny import make_model_folder, make_tokenizer
+from tests.tiny import Family, make_model_folder, make_tokenizer
 
 pytestmark = [
     pytest.mark.gpu,
@@ -28,7 +28,7 @@ WIDE = {"hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 4, 
         "head_dim": 64}  # fmt: skip
 
 
-def folder(tmp_path: Path, family: str = "llama") -> Path:
+def folder(tmp_path: Path, family: Family = "llama") -> Path:
     return make_model_folder(tmp_path / family, family, tokenizer=make_tokenizer(), **WIDE)
 
 
@@ -44,7 +44,7 @@ def test_compiled_block_mask_equals_the_uncompiled_one() -> None:
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_packed_flex_equals_rows(family: str, dtype: str, tmp_path: Path) -> None:
+def test_packed_flex_equals_rows(family: Family, dtype: str, tmp_path: Path) -> None:
     path = folder(tmp_path, family)
     settings = ModelSettings(dtype=dtype, device="cuda", attn_implementation="flex_attention")
     flex = load_model(path, settings).model
@@ -59,6 +59,7 @@ def test_packed_flex_equals_rows(family: str, dtype: str, tmp_path: Path) -> Non
     (a * weights).sum().backward()
     (b * weights).sum().backward()
     for (name, p), q in zip(flex.named_parameters(), rows.parameters(), strict=True):
+        assert p.grad is not None and q.grad is not None
         scale = float(q.grad.abs().max()) + 1e-6
         assert (
             float((p.grad - q.grad).abs().max()) < (0.02 if dtype == "float32" else 0.15) * scale

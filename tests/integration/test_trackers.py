@@ -26,7 +26,8 @@ def test_tensorboard_gets_every_metric(settings: Settings, tmp_path: Path):
     board = EventAccumulator(str(events.parent)).Reload()
     rows = read_rows(result.folder / "metrics.jsonl")
     names = {name for row in rows for name in row} - {"step", "epoch", "seconds"}
-    assert set(board.Tags()["scalars"]) == names
+    scalars = board.Tags()["scalars"]
+    assert isinstance(scalars, list) and set(scalars) == names
     for name in ("loss", "rewards/margins", "eval_loss", "learning_rate"):
         expected = {row["step"]: row[name] for row in rows if name in row}
         assert {e.step: e.value for e in board.Scalars(name)} == pytest.approx(expected, rel=1e-6)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -62,10 +64,10 @@ def test_block_mask_refuses_rows_that_are_no_multiple_of_the_block() -> None:
 def test_chains_need_no_mask() -> None:
     chain = random_example(0, vocabulary=50, responses=1)
     fork = random_example(0, vocabulary=50, responses=3)
-    arguments = {"implementation": "sdpa", "dtype": torch.float32}
-    assert attention_mask(collate([[chain]], layout=Layout.TREE), **arguments) is None
-    assert attention_mask(collate([[fork]], layout=Layout.ROWS), **arguments) is None
-    assert attention_mask(collate([[fork]], layout=Layout.TREE), **arguments) is not None
+    mask = partial(attention_mask, implementation="sdpa", dtype=torch.float32)
+    assert mask(collate([[chain]], layout=Layout.TREE)) is None
+    assert mask(collate([[fork]], layout=Layout.ROWS)) is None
+    assert mask(collate([[fork]], layout=Layout.TREE)) is not None
 
 
 def test_eager_attention_gets_an_additive_mask() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from prefopt.models.head import OutputHead, TokenLogps, token_logps
 
@@ -40,6 +41,7 @@ def test_equals_plain_log_softmax(
     if frozen:
         assert head.bias is not None
         head = head._replace(weight=head.weight.detach(), bias=head.bias.detach())
+    assert head.bias is not None
     inputs = [hidden] if frozen else [hidden, head.weight, head.bias]
     out = token_logps(hidden, head, target, chunk_bytes=rows * 4 * 31).logp
     expected = plain(hidden, head, target).gather(1, target[:, None]).squeeze(1)
@@ -69,6 +71,7 @@ def test_gradcheck() -> None:
     def f(hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return token_logps(hidden, OutputHead(weight, bias, 1.3, 4.0), target, chunk_bytes=40).logp
 
+    assert head.bias is not None
     assert torch.autograd.gradcheck(f, (hidden, head.weight, head.bias))
 
 
@@ -107,7 +110,7 @@ def test_unknown_statistic_is_named() -> None:
         token_logps(hidden, head, target, statistics=("perplexity",))
 
 
-class PeakTensor(torch.utils._python_dispatch.TorchDispatchMode):
+class PeakTensor(TorchDispatchMode):
     """Largest number of elements of any tensor that an operation returns."""
 
     peak = 0

@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 from prefopt.errors import ConfigError, ModelError
 from prefopt.models.layout import choose_layout
-from prefopt.models.load import find_backbone, load_model
+from prefopt.models.load import find_backbone, load_model, output_head
 from prefopt.models.selfcheck import check_model, require_head
 from prefopt.pack.batch import Layout
-from tests.tiny import FAMILIES, make_model_folder
+from tests.tiny import FAMILIES, Family, make_model_folder
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_passes(family: str, tmp_path: Path) -> None:
+def test_every_family_passes(family: Family, tmp_path: Path) -> None:
     check = check_model(load_model(make_model_folder(tmp_path / family, family)).model)
     assert check.head_ok
     assert check.tree_ok, check.reason
@@ -26,14 +26,14 @@ def test_every_family_passes(family: str, tmp_path: Path) -> None:
 class Doubling(nn.Linear):
     """A head whose module does more than its weight says."""
 
-    def forward(self, states: Tensor) -> Tensor:
-        return 2 * super().forward(states)
+    def forward(self, input: Tensor) -> Tensor:
+        return 2 * super().forward(input)
 
 
 def test_unknown_logit_processing_is_refused_by_name(tmp_path: Path) -> None:
     model = load_model(make_model_folder(tmp_path / "m", "llama")).model
     head = Doubling(32, model.config.vocab_size, bias=False)
-    head.weight = nn.Parameter(model.get_output_embeddings().weight.detach() * 8)
+    head.weight = nn.Parameter(output_head(model).weight.detach() * 8)
     model.set_output_embeddings(head)
     with pytest.raises(
         ModelError, match="LlamaForCausalLM: the chunked head differs .* model type 'llama'"

@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
-from prefopt.models.load import ModelSettings, load_model
+from prefopt.models.load import CausalModel, ModelSettings, load_model
 from prefopt.models.scorer import Scorer, sum_by_response
 from prefopt.objectives import dpo
 from prefopt.objectives.types import Pairs
@@ -26,15 +25,15 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {f: make_model_folder(base / f, f, tokenizer=tokenizer) for f in FAMILIES}
 
 
-def load(folder: Path, **settings: str) -> PreTrainedModel:
-    model = load_model(folder, ModelSettings(**settings)).model
+def load(folder: Path, attention: str | None = None) -> CausalModel:
+    model = load_model(folder, ModelSettings(attn_implementation=attention)).model
     for parameter in model.parameters():  # random init gives near-uniform outputs: make them matter
         parameter.data.mul_(3.0 if parameter.ndim > 1 else 1.0)
     return model
 
 
 def loss_and_gradients(
-    model: PreTrainedModel, batch: PackedBatch
+    model: CausalModel, batch: PackedBatch
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """Response log-probabilities, weighted DPO loss against a constant reference, and all gradients."""
     model.zero_grad()
@@ -53,7 +52,7 @@ def loss_and_gradients(
     )
 
 
-def assert_same(model: PreTrainedModel, a: PackedBatch, b: PackedBatch) -> None:
+def assert_same(model: CausalModel, a: PackedBatch, b: PackedBatch) -> None:
     policy_a, loss_a, gradients_a = loss_and_gradients(model, a)
     policy_b, loss_b, gradients_b = loss_and_gradients(model, b)
     torch.testing.assert_close(policy_a, policy_b, rtol=1e-5, atol=2e-4)
@@ -80,7 +79,7 @@ def test_several_trees_in_one_row_equal_rows(folders: dict[str, Path]) -> None:
 def test_eager_attention_equals_sdpa(folders: dict[str, Path]) -> None:
     tree = collate([[e] for e in EXAMPLES], layout=Layout.TREE)
     sdpa = loss_and_gradients(load(folders["llama"]), tree)[0]
-    eager = loss_and_gradients(load(folders["llama"], attn_implementation="eager"), tree)[0]
+    eager = loss_and_gradients(load(folders["llama"], "eager"), tree)[0]
     torch.testing.assert_close(sdpa, eager, rtol=1e-5, atol=2e-4)
 
 
@@ -93,7 +92,7 @@ def test_a_pair_scores_the_same_alone_and_in_any_company(folders: dict[str, Path
     torch.testing.assert_close(alone, together, rtol=0, atol=5e-6)
 
 
-def difference(model: PreTrainedModel, batch: PackedBatch) -> float:
+def difference(model: CausalModel, batch: PackedBatch) -> float:
     rows = collate([[e] for e in EXAMPLES], layout=Layout.ROWS)
     with torch.no_grad():
         expected = sum_by_response(rows, Scorer(model)(rows).logp)

@@ -89,9 +89,13 @@ class LocalGenerator:
         self._ends = end_tokens(model, tokenizer)
         self._accepted = _forward_keywords(model)
 
-    @cached_property
+    @property
     def identity(self) -> str:
         """Digest of weights, tokenizer, rendering and end tokens, 32 hex digits; computed on first use."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
         parts = [
             model_digest(self._model),
             self._tokenizer.backend_tokenizer.to_str(),
