@@ -223,3 +223,8 @@ def test_output_of_show_is_real(tmp_path: Path, monkeypatch, capsys):
     Path("steps.jsonl").write_text(row)
     assert program.main(["show", "steps.jsonl", "--row", "1"]) == 0
     assert capsys.readouterr().out == shown.partition("\n")[2].partition("token tree")[0]
+
+
+@each_page
+def test_nothing_is_left_to_be_filled_in(page: Path):
+    assert "<!--" not in page.read_text(encoding="utf-8")

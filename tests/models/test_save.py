@@ -139,7 +139,7 @@ def small_disk(tmp_path: Path) -> Generator[Path]:
     ):
         pytest.skip("mounting a small file system is not allowed here")
     yield folder
-    subprocess.run([umount, str(folder)], check=True)
+    subprocess.run([umount, "--lazy", str(folder)], check=True)
 
 
 def test_full_disk_is_noticed_before_writing(small_disk: Path, loaded: LoadedModel) -> None:
