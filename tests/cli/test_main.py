@@ -161,7 +161,13 @@ def test_interrupt_is_exit_code_130_without_traceback(tmp_path):
     recipe = tmp_path / "recipe.yaml"
     os.mkfifo(recipe)
     with (
-        subprocess.Popen([*COMMAND, "plan", recipe], stderr=subprocess.PIPE, text=True) as process,
+        subprocess.Popen(
+            [*COMMAND, "plan", recipe],
+            stderr=subprocess.PIPE,
+            text=True,
+            # A shell's background jobs ignore SIGINT, and so would their children.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - no threads yet
+        ) as process,
         recipe.open("w"),  # returns when the command has begun to read
     ):
         process.send_signal(signal.SIGINT)
