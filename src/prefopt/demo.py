@@ -7,8 +7,8 @@ goes on where it stopped.
 
 from __future__ import annotations
 
-import os
 import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -114,8 +114,8 @@ def base_model(world: ArithmeticWorld, *, cache: Path | None = None) -> Path:
         return final
     say("training the base model from scratch (once; kept in the cache)")
     # A folder of this process alone: two that start together both train, and the first to finish is kept.
-    work = home.with_name(f"{home.name}.{os.getpid()}.partial")
-    shutil.rmtree(work, ignore_errors=True)
+    home.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f"{home.name}.", suffix=".partial", dir=home.parent))
     corpus = world.write_sft_data(work / "corpus.jsonl")
     blank = world.save_blank(work / "blank")
     method = find_method("sft")

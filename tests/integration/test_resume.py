@@ -148,6 +148,42 @@ def test_overwrite_removes_nothing_before_the_new_run_is_ready(
     assert (own / "model.safetensors").read_bytes() == weights
 
 
+def test_a_fresh_run_removes_nothing_of_the_users(saving: Settings, tmp_path: Path, capsys):
+    own = make_model_folder(tmp_path / "run" / "model", "llama")
+    weights = (own / "model.safetensors").read_bytes()
+    recipe = saving.with_(model_name_or_path=str(own)).write(tmp_path / "recipe.yaml")
+    for flags in ([], ["--overwrite"]):
+        assert main(["train", str(recipe), *flags]) == 2
+    err = capsys.readouterr().err
+    assert f"{own}: is in the way of a new run" in err
+    assert f"--overwrite would delete {own}, which this run reads" in err
+    assert (own / "model.safetensors").read_bytes() == weights
+
+
+def test_a_refused_resume_changes_nothing(saving: Settings, tmp_path: Path, capsys):
+    recipe = saving.write(tmp_path / "recipe.yaml")
+    assert main(["train", str(recipe)]) == 0
+    files = {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
+    checkpoint = checkpoint_of(tmp_path / "run", 5)
+    for change in (
+        ["learning_rate=0.5", f"resume_from_checkpoint={checkpoint}"],
+        ["per_device_train_batch_size=1", "--resume"],
+    ):
+        assert main(["train", str(recipe), *change]) == 2
+    capsys.readouterr()
+    assert files == {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
+
+
+def test_only_damaged_checkpoints_are_not_taken_for_none(saving: Settings, tmp_path: Path, capsys):
+    recipe = saving.write(tmp_path / "recipe.yaml")
+    assert main(["train", str(recipe)]) == 0
+    undo_end(tmp_path / "run")
+    for checkpoint in list_checkpoints(tmp_path / "run" / "checkpoints"):
+        (checkpoint / "manifest.json").unlink()
+    assert main(["train", str(recipe), "--resume"]) == 2
+    assert "no checkpoint here is whole; pass --overwrite" in capsys.readouterr().err
+
+
 def test_two_runs_cannot_share_a_folder(saving: Settings, tmp_path: Path, capsys):
     recipe = saving.write(tmp_path / "recipe.yaml")
     folder = RunFolder(tmp_path / "run")

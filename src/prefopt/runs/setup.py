@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -91,8 +93,20 @@ def input_paths(config: RunConfig) -> list[str]:
     files = [config.train_file, config.eval_file]
     named = [name for f in files if f is not None for name in ([f] if isinstance(f, str) else f)]
     models = [config.model_name_or_path, config.reference_model, config.tokenizer_name_or_path]
-    every = [*named, *models, config.chat_template]
+    bases = [_adapter_base(Path(name)) for name in models if name is not None]
+    every = [*named, *models, *bases, config.chat_template, config.dataset_name]
     return [name for name in every if name is not None and Path(name).expanduser().exists()]
+
+
+def _adapter_base(folder: Path) -> str | None:
+    """The base model that an adapter folder names; None for other folders."""
+    file = folder.expanduser() / "adapter_config.json"
+    if not file.is_file():
+        return None
+    with suppress(ValueError):
+        base = json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path")
+        return base if isinstance(base, str) else None
+    return None
 
 
 def load_data(
@@ -158,8 +172,11 @@ def _choose(
     kept: list[Preference] = []
     for preference in preferences:
         chosen = preference if method.pair is None else method.pair(preference, config)
-        if isinstance(chosen, Preference) and pairwise and not chosen.pairs:
-            chosen = "no pair"
+        if isinstance(chosen, Preference) and pairwise:
+            if not chosen.pairs:
+                chosen = "no pair"
+            elif not any(pair.weight for pair in chosen.pairs):
+                chosen = "every pair has weight 0"
         if isinstance(chosen, str):
             ledger.drop(preference.id, reason=chosen)
         else:
@@ -221,6 +238,11 @@ def load_policy(
     """The model to train, on its device, with an adapter if asked for and dropout off."""
     loaded = _load(config, config.model_name_or_path, device)
     model = loaded.model
+    if loaded.is_adapter and config.use_peft:
+        raise ConfigError(
+            f"use_peft: {config.model_name_or_path} is an adapter already and is trained on as it is; remove use_peft "
+            "and the lora_ keys"
+        )
     if config.use_peft and not loaded.is_adapter:
         lora = LoraSettings(
             r=config.lora_r,

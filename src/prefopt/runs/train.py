@@ -12,7 +12,9 @@ from typing import NamedTuple
 import torch
 
 from prefopt.config import RunConfig, write_recipe
+from prefopt.errors import ResumeError
 from prefopt.models.card import CardFacts, framework_versions, write_card
+from prefopt.models.digest import model_digest
 from prefopt.models.layout import choose_layout
 from prefopt.models.save import push_model, require_hub_token, save_model
 from prefopt.models.scorer import Scorer
@@ -35,7 +37,7 @@ from prefopt.runs.setup import (
     mixed_precision,
     tokenizer_of,
 )
-from prefopt.train.checkpoint import check_identity
+from prefopt.train.checkpoint import check_identity, read_state
 from prefopt.train.folder import RunFolder, open_folder
 from prefopt.train.loop import LoopSettings, fit
 from prefopt.train.optim import OptimSettings
@@ -79,6 +81,8 @@ class _Stage(NamedTuple):
     packing: Packing
     schedule: Schedule
     layout_reason: str
+    identity: dict[str, str]
+    """What a resumed run must share, taken before the first step."""
 
 
 def run_training(config: RunConfig, method: Method[RunConfig]) -> RunResult:
@@ -120,7 +124,9 @@ def _run(
         return _earlier_result(stage)
     if checkpoint is None:
         _check_start(stage)
-    runtime.on_main(lambda: _make_room(folder, keep=checkpoint is not None))
+    else:
+        check_identity(read_state(checkpoint).identity, stage.identity, checkpoint)
+    runtime.on_main(lambda: _make_room(stage, resumed=checkpoint is not None))
     _describe(stage)
     settings = _loop_settings(stage)
     name = config.run_name or folder.path.name
@@ -131,24 +137,33 @@ def _run(
     return result
 
 
-def _make_room(folder: RunFolder, *, keep: bool) -> None:
-    """Remove what an earlier run left, now that this one is ready: all of it, or (`keep`) the mark of its end."""
-    if keep:
-        folder.finished.unlink(missing_ok=True)
+def _make_room(stage: _Stage, *, resumed: bool) -> None:
+    """Remove what an earlier run left, now that this one is ready: all of it only where that was asked for."""
+    if stage.config.overwrite_output_dir:
+        stage.folder.clear()
+    elif resumed:
+        stage.folder.finished.unlink(missing_ok=True)
     else:
-        folder.clear()
+        stage.folder.begin()
 
 
 def _earlier_result(stage: _Stage) -> RunResult:
     """What a finished run left, after making sure that it is the run that is asked for."""
     folder = stage.folder
-    earlier = json.loads(folder.finished.read_text(encoding="utf-8"))
-    check_identity(earlier["identity"], _identity(stage), folder.finished)
+    try:
+        earlier = json.loads(folder.finished.read_text(encoding="utf-8"))
+        identity, metrics = earlier["identity"], earlier["metrics"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ResumeError(
+            f"{folder.finished}: is not what this version writes; pass --overwrite to start anew, or set another "
+            "output_dir"
+        ) from error
+    check_identity(identity, stage.identity, folder.finished)
     if stage.runtime.is_main:
         say(f"{folder.path}: this run is already finished")
         if not folder.report.exists():
             write_report([folder.path], folder.report)
-    return RunResult(folder.path, folder.model, earlier["metrics"], folder.report)
+    return RunResult(folder.path, folder.model, metrics, folder.report)
 
 
 def _prepare(
@@ -200,6 +215,7 @@ def _prepare(
         packing,
         schedule,
         choice.reason,
+        _identity(config, policy, learner, schedule),
     )
 
 
@@ -313,7 +329,7 @@ def _loop_settings(stage: _Stage) -> LoopSettings:
         eval_plan=_eval_plan(stage),
         save_steps=save_steps,
         save_total_limit=config.save_total_limit,
-        identity=_identity(stage),
+        identity=stage.identity,
     )
 
 
@@ -331,20 +347,28 @@ def _eval_plan(stage: _Stage) -> list[StepPlan]:
     )
 
 
-def _identity(stage: _Stage) -> dict[str, str]:
-    """Settings and data that a resumed run must share."""
+def _identity(
+    config: RunConfig, policy: Policy, learner: PreferenceLearner, schedule: Schedule
+) -> dict[str, str]:
+    """Settings, data and starting weights that a resumed run must share."""
     settings = {
         key: json.dumps(value)
-        for key, value in stage.config.model_dump(mode="json").items()
+        for key, value in config.model_dump(mode="json").items()
         if key not in _NEUTRAL
     }
     keys = hashlib.blake2b(digest_size=16)
-    for example in stage.train.examples:
-        keys.update(example.key(stage.packing.layout))
+    for example in learner.examples:
+        keys.update(example.key(learner.layout))
         keys.update(
             repr((example.pairs, example.pair_weight, example.pair_margin, example.weight)).encode()
         )
-    return {**settings, "data": keys.hexdigest()}
+    return {
+        **settings,
+        "data": keys.hexdigest(),
+        "schedule": schedule.digest(),
+        "starting weights": model_digest(policy.model, adapter=not policy.fresh_adapter),
+        **learner.identity(),
+    }
 
 
 def _finish(stage: _Stage, metrics: dict[str, float]) -> RunResult:
@@ -371,7 +395,7 @@ def _finish(stage: _Stage, metrics: dict[str, float]) -> RunResult:
     if stage.config.push_to_hub and stage.config.hub_model_id:
         push_model(folder.model, stage.config.hub_model_id, private=stage.config.hub_private_repo)
     # Last of all: whatever was cut short before this is done again on resume.
-    folder.write_json(folder.finished, {"metrics": metrics, "identity": _identity(stage)})
+    folder.write_json(folder.finished, {"metrics": metrics, "identity": stage.identity})
     return result
 
 

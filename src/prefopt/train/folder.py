@@ -14,6 +14,7 @@ from typing import TextIO
 from prefopt.errors import ConfigError, ResumeError, StorageError
 from prefopt.progress import say
 from prefopt.train.checkpoint import find_damage, latest_checkpoint, list_checkpoints, read_state
+from prefopt.train.track import MetricsFile
 
 FINISHED = "finished.json"
 LOCK = ".lock"
@@ -44,10 +45,20 @@ class RunFolder:
     def clear(self) -> None:
         """Remove what a run makes, and nothing else that may lie in the folder."""
         for path in self.contents():
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
+            try:
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink(missing_ok=True)
+            except OSError as error:
+                raise StorageError(
+                    f"{path}: cannot be removed ({error.strerror}); remove it by hand or set another output_dir"
+                ) from error
+
+    def begin(self) -> None:
+        """Forget how an earlier attempt that left no checkpoint ended, and its metrics."""
+        self.finished.unlink(missing_ok=True)
+        MetricsFile(self.metrics).rewind(0)
 
     def acquire(self) -> None:
         """Keep other processes from running in this folder until this one ends or releases it.
@@ -133,13 +144,13 @@ def open_folder(
     """
     if isinstance(resume, str):
         read_state(Path(resume))
+        elsewhere = Path(resume).resolve().parent != folder.checkpoints.resolve()
+        if elsewhere:
+            _refuse_to_mix(folder)
     elif overwrite:
         _refuse_to_remove(folder, inputs)
-    elif not resume and _holds_run(folder):
-        raise ResumeError(
-            f"{folder.path}: already holds a run ({_state(folder)}); pass --resume to go on, --overwrite to start "
-            "anew, or set another output_dir"
-        )
+    elif not resume:
+        _refuse_to_mix(folder)
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -148,10 +159,31 @@ def open_folder(
         ) from error
     if isinstance(resume, str):
         return Path(resume)
-    checkpoint = latest_checkpoint(folder.checkpoints) if resume else None
-    if resume and checkpoint is None and not folder.finished.exists():
+    if not resume or folder.finished.exists():
+        return None
+    checkpoint = latest_checkpoint(folder.checkpoints)
+    if checkpoint is None:
+        if list_checkpoints(folder.checkpoints):
+            raise ResumeError(
+                f"{folder.checkpoints}: no checkpoint here is whole; pass --overwrite to start anew, or set another "
+                "output_dir"
+            )
         say(f"{folder.path}: no checkpoint to resume from, starting at step 0")
     return checkpoint
+
+
+def _refuse_to_mix(folder: RunFolder) -> None:
+    """A new run starts only where nothing lies that it would write over."""
+    if _holds_run(folder):
+        raise ResumeError(
+            f"{folder.path}: already holds a run ({_state(folder)}); pass --resume to go on, --overwrite to start "
+            "anew, or set another output_dir"
+        )
+    there = [p for p in folder.contents() if p.exists()]
+    if there:
+        raise ResumeError(
+            f"{there[0]}: is in the way of a new run; move it, pass --overwrite to delete it, or set another output_dir"
+        )
 
 
 def _refuse_to_remove(folder: RunFolder, inputs: Sequence[str]) -> None:
