@@ -32,19 +32,22 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--problems", type=int, nargs="+", default=[350, 1000])
     parser.add_argument("--rates", type=float, nargs="+", default=[3e-5, 1e-4])
+    parser.add_argument("--beta", type=float, default=0.3)
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     cells: list[dict[str, object]] = []
     for problems in arguments.problems:
         for rate in arguments.rates:
-            runs = [run(seed, problems, rate) for seed in range(arguments.seeds)]
-            cells.append({"problems": problems, "learning_rate": rate, "runs": runs})
+            runs = [run(seed, problems, rate, arguments.beta) for seed in range(arguments.seeds)]
+            cells.append(
+                {"problems": problems, "learning_rate": rate, "beta": arguments.beta, "runs": runs}
+            )
             print(row(problems, rate, runs), flush=True)
     if arguments.output:
         arguments.output.write_text(json.dumps(cells, indent=1) + "\n", encoding="utf-8")
 
 
-def run(seed: int, problems: int, rate: float) -> dict[str, float]:
+def run(seed: int, problems: int, rate: float, beta: float) -> dict[str, float]:
     """Accuracies of one seed and the number of pairs."""
     settings = DemoSettings()
     settings = replace(
@@ -52,7 +55,7 @@ def run(seed: int, problems: int, rate: float) -> dict[str, float]:
         seed=seed,
         problems=problems,
         test_problems=500,
-        training={**settings.training, "learning_rate": rate},
+        training={**settings.training, "learning_rate": rate, "beta": beta},
     )
     folder = Path(tempfile.mkdtemp())
     try:
