@@ -16,16 +16,17 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from pydantic import Field
 
 from prefopt.config import RunConfig
+from prefopt.evals.maths import Problem
 from prefopt.generate.base import Completion, Generator, Request, Sampling
 from prefopt.generate.journal import Journal, complete
 from prefopt.objectives import dpo
 from prefopt.progress import counted
-from prefopt.records import Message, Pair, Preference, Response
+from prefopt.records import Pair, Preference, Response
 from prefopt.runs.method import Method
 from prefopt.text.steps import cut_at_step, take_step
 
@@ -35,25 +36,6 @@ class StepDpoConfig(RunConfig):
 
     beta: float = Field(default=0.5, gt=0)
     """Strength of the implicit KL anchor to the reference; the published scripts use 0.4 to 0.5."""
-
-
-class Problem(Protocol):
-    """What the pipeline needs to know of a problem."""
-
-    @property
-    def id(self) -> str:
-        """Unique in its set."""
-        ...
-
-    @property
-    def prompt(self) -> str | tuple[Message, ...]:
-        """What the model is asked."""
-        ...
-
-    @property
-    def answer(self) -> str:
-        """The right final answer, kept with the pairs."""
-        ...
 
 
 P = TypeVar("P", bound=Problem)
