@@ -70,6 +70,8 @@ class Response:
     label: bool | None = None
     ends: bool = True
     """Whether the end-of-turn token follows. False for single reasoning steps and for cut samples."""
+    mismatched: bool = False
+    """An answer to another prompt, added in memory to estimate a KL divergence (KTO); never stored in files."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,12 +47,12 @@ def test_cache_equals_live_in_any_company(scorer: Scorer, tmp_path: Path) -> Non
     cache = store(tmp_path)
     assert fill_store(cache, scorer, EXAMPLES, packing=PACKING, runtime=Runtime()) == 5
     batch = collate([[EXAMPLES[4]], [EXAMPLES[0]], [EXAMPLES[2]]], layout=Layout.TREE)
-    live = LiveReference(scorer, digest="w").logps(batch)
+    live = LiveReference(scorer, digest="w").score(batch).logp
     torch.testing.assert_close(
-        CachedReference(cache, digest="w").logps(batch), live, rtol=0, atol=1e-5
+        CachedReference(cache, digest="w").score(batch).logp, live, rtol=0, atol=1e-5
     )
     assert not live.requires_grad
-    assert NoReference().logps(batch) is None
+    assert NoReference().score(batch) is None
 
 
 def test_a_second_run_scores_nothing_and_reads_the_same_bits(
@@ -106,14 +106,14 @@ def test_adapter_off_is_the_base_model(scorer: Scorer, tmp_path: Path) -> None:
             torch.nn.init.normal_(parameter)
     with torch.no_grad():
         assert (wrapped(batch).logp - base).abs().max() > 0.01
-    off = AdapterOffReference(wrapped, digest="w").logps(batch)
+    off = AdapterOffReference(wrapped, digest="w").score(batch).logp
     torch.testing.assert_close(off, base, rtol=0, atol=1e-5)
 
 
 def test_an_example_that_was_never_scored_is_named(tmp_path: Path) -> None:
     batch = collate([[EXAMPLES[3]]], layout=Layout.TREE)
     with pytest.raises(ModelError, match="no cached reference log-probabilities for record 'e3'"):
-        CachedReference(store(tmp_path), digest="w").logps(batch)
+        CachedReference(store(tmp_path), digest="w").score(batch)
 
 
 def test_a_foreign_file_is_one_line(scorer: Scorer, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ from prefopt.objectives import Losses
 from prefopt.pack.batch import Layout
 from prefopt.pack.plan import Pack, PackLimits, Schedule
 from prefopt.train.learner import Weighted
+from prefopt.train.runtime import Runtime
 
 
 class Rows(NamedTuple):
@@ -41,6 +43,11 @@ class Regression:
         del training
         index = torch.tensor(pack.items, dtype=torch.int64)
         return Rows(self.x[index], self.y[index], self.weight[index])
+
+    def step(
+        self, module: nn.Module, packs: Sequence[Pack], runtime: Runtime, *, number: int | None
+    ):
+        return nullcontext()
 
     def losses(self, module: nn.Module, batch: Rows) -> list[Weighted]:
         loss = (module(batch.x) - batch.y).square().squeeze(1)

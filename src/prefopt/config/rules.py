@@ -68,6 +68,9 @@ def _training(config: RunConfig) -> Iterator[str]:
     for key in ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules"):
         if not config.use_peft and getattr(config, key) != fields[key].default:
             yield f"{key} {getattr(config, key)!r} has no effect without an adapter: set use_peft: true or remove it"
+    for key in ("reference_mixup_alpha", "reference_sync_steps"):
+        if config.reference != "moving" and getattr(config, key) != fields[key].default:
+            yield f"{key} {getattr(config, key)!r} has no effect unless reference is moving: set it, or remove the key"
     if config.reference == "adapter_off" and config.reference_model is not None:
         yield (
             f"reference 'adapter_off' and reference_model {config.reference_model!r} exclude each "

@@ -146,8 +146,12 @@ class RunConfig(BaseModel):
 
     reference_model: Text | None = None
     """Folder or hub id of the reference policy; null: the policy as it is before training."""
-    reference: Literal["auto", "cached", "live", "adapter_off"] = "auto"
-    """Scored once and stored, kept in memory, or the model with its adapter switched off."""
+    reference: Literal["auto", "cached", "live", "adapter_off", "moving"] = "auto"
+    """Scored once and stored, kept in memory, the model with its adapter switched off, or moving after the policy."""
+    reference_mixup_alpha: Annotated[float, Field(gt=0, le=1)] = 0.6
+    """Share of the policy's weights in a moving reference at each move (TR-DPO); 1: it becomes the policy."""
+    reference_sync_steps: Count = 512
+    """Optimiser steps between two moves of a moving reference."""
     cache_dir: Text | None = None
     """Folder of reference scores and built models; null: $PREFOPT_HOME or ~/.cache/prefopt."""
     head_chunk_bytes: Count = 64 * 2**20

@@ -1,21 +1,13 @@
-"""Direct Preference Optimization (Rafailov et al. 2023, arXiv 2305.18290)."""
+"""Direct Preference Optimization (Rafailov et al. 2023, arXiv 2305.18290) and, by `loss_type`, its whole family."""
 
 from __future__ import annotations
 
-from functools import partial
-
-from pydantic import Field
-
-from prefopt.config import RunConfig
-from prefopt.objectives import dpo
 from prefopt.runs.method import Method
+from prefopt.runs.mix import ObjectiveKeys, objective_terms
 
 
-class DpoConfig(RunConfig):
-    """Recipe of a DPO run."""
-
-    beta: float = Field(default=0.1, gt=0)
-    """Strength of the implicit KL anchor to the reference."""
+class DpoConfig(ObjectiveKeys):
+    """Recipe of a DPO run; `loss_type` replaces the objective, or adds others to it."""
 
 
 METHOD = Method(
@@ -23,5 +15,5 @@ METHOD = Method(
     summary="pairs of responses; raises the chosen against the rejected relative to a frozen reference",
     paper="Rafailov et al. 2023, Direct Preference Optimization, arXiv 2305.18290",
     config=DpoConfig,
-    objective=lambda config: partial(dpo, beta=config.beta),
+    objectives=objective_terms,
 )

@@ -8,6 +8,7 @@ from prefopt.config import RunConfig
 from prefopt.objectives import sft
 from prefopt.records import Preference
 from prefopt.runs.method import Method
+from prefopt.train.terms import Term
 
 
 class SftConfig(RunConfig):
@@ -35,6 +36,6 @@ METHOD = Method(
     summary="supervised fine-tuning on the response tokens (prompts are never scored)",
     paper="",
     config=SftConfig,
-    objective=lambda config: sft,
+    objectives=lambda config: [Term(sft)],
     pair=preferred,
 )

@@ -15,26 +15,24 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Generic, NamedTuple, TypeVar
 
 from pydantic import Field
 
-from prefopt.config import RunConfig
 from prefopt.evals.maths import Problem
 from prefopt.generate.base import Completion, Generator, Request, Sampling
 from prefopt.generate.journal import Journal, complete
-from prefopt.objectives import dpo
 from prefopt.progress import counted
 from prefopt.records import Pair, Preference, Response
 from prefopt.runs.method import Method
+from prefopt.runs.mix import ObjectiveKeys, objective_terms
 from prefopt.text.steps import cut_at_step, take_step
 
 
-class StepDpoConfig(RunConfig):
+class StepDpoConfig(ObjectiveKeys):
     """Recipe of a Step-DPO run; data in the columns of the published set, or as `build_step_pairs` makes it."""
 
-    beta: float = Field(default=0.5, gt=0)
+    beta: float | None = Field(default=0.5, gt=0)
     """Strength of the implicit KL anchor to the reference; the published scripts use 0.4 to 0.5."""
 
 
@@ -264,5 +262,5 @@ METHOD = Method(
     paper="Lai et al. 2024, Step-DPO: Step-wise Preference Optimization for Long-chain Reasoning of LLMs, "
     "arXiv 2406.18629",
     config=StepDpoConfig,
-    objective=lambda config: partial(dpo, beta=config.beta),
+    objectives=objective_terms,
 )

@@ -37,6 +37,8 @@ class TokenLogps(NamedTuple):
     """[N] ``-sum_v p_v log p_v``"""
     collision: Tensor | None = None
     """[N] ``sum_v p_v^2``"""
+    kl: Tensor | None = None
+    """[N] KL(reference || policy), with gradient; see `prefopt.models.divergence`."""
 
 
 def token_logps(

@@ -40,6 +40,8 @@ class Example(NamedTuple):
     label: tuple[float | None, ...]
     weight: tuple[float, ...] = ()
     """[M] weight of each (token, response) incidence; empty means 1 everywhere."""
+    mismatched: tuple[bool, ...] = ()
+    """Per response, whether it answers another prompt (see `Response.mismatched`); empty: none does."""
     source: tuple[int, ...] = ()
     """Per response, its position in the record's `responses` (dropped ones leave gaps); empty: the same."""
 
@@ -102,6 +104,8 @@ class PackedBatch(NamedTuple):
     """[R] float32, NaN where missing; so are rank and label."""
     rank: Tensor
     label: Tensor
+    mismatched: Tensor
+    """[R] bool: answers to other prompts."""
     group: Tensor
     """[R] int64: which example of the batch the response belongs to."""
     pair_group: Tensor
@@ -248,6 +252,10 @@ class _Grid:
             score=_floats([s for e in self.examples for s in e.score]),
             rank=_floats([s for e in self.examples for s in e.rank]),
             label=_floats([s for e in self.examples for s in e.label]),
+            mismatched=torch.tensor(
+                [m for e in self.examples for m in e.mismatched or (False,) * len(e.tree.leaf)],
+                dtype=torch.bool,
+            ),
             group=_owners([len(e.tree.leaf) for e in self.examples]),
             pair_group=_owners([len(e.pairs) for e in self.examples]),
             scored_group=_join(self.scored_group, np.int64),

@@ -272,6 +272,7 @@ def _example(draft: _Draft, preference: Preference, weigh: Weigh | None) -> Exam
     number = {old: new for new, old in enumerate(source)}
     tree = build_tree([response.sequence for response in draft.sequences.values()])
     responses = [preference.responses[i] for i in source]
+    mismatched = tuple(r.mismatched for r in responses)
     return Example(
         id=preference.id,
         tree=tree,
@@ -282,5 +283,6 @@ def _example(draft: _Draft, preference: Preference, weigh: Weigh | None) -> Exam
         rank=tuple(None if r.rank is None else float(r.rank) for r in responses),
         label=tuple(None if r.label is None else float(r.label) for r in responses),
         weight=() if weigh is None else tuple(weigh(tree)),
+        mismatched=mismatched if any(mismatched) else (),
         source=source,
     )

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from prefopt.config import RunConfig
-from prefopt.objectives import Objective
 from prefopt.pack.tree import TokenTree
 from prefopt.records import Preference
+from prefopt.train.terms import Term
 
 C = TypeVar("C", bound=RunConfig)
+
+
+class Paired(NamedTuple):
+    """A record whose pairs were changed, with what the ledger is to say about it."""
+
+    preference: Preference
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -26,9 +33,9 @@ class Method(Generic[C]):
     """Authors, year, title, arXiv id; empty for folklore."""
     config: type[C]
     """The recipe's schema: a subclass of `RunConfig` whose extra fields are this method's parameters."""
-    objective: Callable[[C], Objective]
-    """Bind the parameters: `lambda config: partial(dpo, beta=config.beta)`."""
-    pair: Callable[[Preference, C], Preference | str] | None = None
+    objectives: Callable[[C], Sequence[Term]]
+    """Objectives with bound parameters and their factors: `lambda config: [Term(partial(dpo, beta=config.beta))]`."""
+    pair: Callable[[Preference, C], Preference | Paired | str] | None = None
     """Choose the responses and pairs of a record that the method trains on; a string is the reason to drop it."""
     weigh: Callable[[TokenTree, C], tuple[float, ...]] | None = None
     """Weight [M] of each (token, response) incidence of a tree, in the order of `TokenTree.incidences`."""

@@ -58,8 +58,8 @@ def _rewards(
 ) -> Iterator[PairReward]:
     with torch.no_grad(), runtime.autocast():
         parts = learner.losses(learner.module, batch)
-    terms = parts[0].losses.terms
-    if "rewards/chosen" not in terms:
+    terms = next((p.losses.terms for p in parts if "rewards/chosen" in p.losses.terms), None)
+    if terms is None:
         return
     first: dict[int, int] = {}
     for response, group in enumerate(batch.group.tolist()):

@@ -15,37 +15,25 @@ import torch
 from prefopt.config import RunConfig
 from prefopt.errors import ConfigError, ModelError, RecordError
 from prefopt.ledger import Ledger
-from prefopt.models.digest import model_digest
 from prefopt.models.load import (
     CausalModel,
     LoadedModel,
     LoraSettings,
     ModelSettings,
     add_lora,
-    attention_name,
     disable_dropout,
     load_model,
     load_tokenizer,
 )
-from prefopt.models.reference import (
-    AdapterOffReference,
-    CachedReference,
-    LiveReference,
-    LogpStore,
-    NoReference,
-    Reference,
-)
-from prefopt.models.scorer import Scorer
-from prefopt.objectives import Objective, needs_of
 from prefopt.pack.batch import Example
 from prefopt.pack.prepare import PrepareSettings, prepare
 from prefopt.progress import say
 from prefopt.records import Preference
-from prefopt.runs.method import Method
+from prefopt.runs.fitness import unfit, with_mismatched
+from prefopt.runs.method import Method, Paired
 from prefopt.text.render import RenderSettings
 from prefopt.text.sources import load_preferences
-from prefopt.train.runtime import Runtime
-from prefopt.train.scoring import Packing, fill_store
+from prefopt.train.terms import demands_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -141,7 +129,7 @@ def load_data(
                 + ", ".join(f"{c} -> {r}" for c, r in loaded.mapping.items())
             )
     preferences = _choose(preferences, method, config, ledger)
-    if speak:
+    if speak and "margins" not in demands_of(method.objectives(config)).annotations:
         _mention_unused(preferences, config)
     weigh = method.weigh
     examples = prepare(
@@ -168,25 +156,26 @@ def _choose(
     preferences: list[Preference], method: Method[RunConfig], config: RunConfig, ledger: Ledger
 ) -> list[Preference]:
     """The records as the method wants them; those it has no use for are dropped by name."""
-    pairwise = needs_of(method.objective(config)).view == "pairs"
+    demands = demands_of(method.objectives(config))
     kept: list[Preference] = []
     for preference in preferences:
         chosen = preference if method.pair is None else method.pair(preference, config)
-        if isinstance(chosen, Preference) and pairwise:
-            if not chosen.pairs:
-                chosen = "no pair"
-            elif not any(pair.weight for pair in chosen.pairs):
-                chosen = "every pair has weight 0"
+        if isinstance(chosen, Paired):
+            for note in chosen.notes:
+                ledger.note(preference.id, reason=note)
+            chosen = chosen.preference
+        if isinstance(chosen, Preference):
+            chosen = unfit(chosen, demands) or chosen
         if isinstance(chosen, str):
             ledger.drop(preference.id, reason=chosen)
         else:
             kept.append(chosen)
-    if preferences and not kept and pairwise:
+    if preferences and not any(p.pairs for p in preferences) and demands.pairs:
         raise RecordError(
             f"{ledger.source}: method {config.method} trains on pairs and no record has one; give chosen and rejected "
             "columns, or responses with scores or ranks"
         )
-    return kept
+    return with_mismatched(kept, seed=config.seed) if demands.mismatched else kept
 
 
 def _room(limit: int | None, taken: int) -> int | None:
@@ -236,7 +225,7 @@ def load_policy(
     config: RunConfig, tokenizer: PreTrainedTokenizerFast, device: torch.device
 ) -> Policy:
     """The model to train, on its device, with an adapter if asked for and dropout off."""
-    loaded = _load(config, config.model_name_or_path, device)
+    loaded = load_with(config, config.model_name_or_path, device)
     model = loaded.model
     if loaded.is_adapter and config.use_peft:
         raise ConfigError(
@@ -265,7 +254,7 @@ def load_policy(
     return Policy(model, tokenizer, fresh_adapter=config.use_peft and not loaded.is_adapter)
 
 
-def _load(config: RunConfig, name: str, device: torch.device) -> LoadedModel:
+def load_with(config: RunConfig, name: str, device: torch.device) -> LoadedModel:
     """A model with the attention that suits the device, unless the recipe names one."""
     settings = ModelSettings(
         revision=config.model_revision,
@@ -284,57 +273,3 @@ def _load(config: RunConfig, name: str, device: torch.device) -> LoadedModel:
     except ModelError:
         # An architecture without FlexAttention; anything else is wrong with the default attention too.
         return load_model(name, settings)
-
-
-def build_reference(
-    config: RunConfig,
-    objective: Objective,
-    policy: Policy,
-    scorer: Scorer,
-    *,
-    examples: Sequence[Example],
-    packing: Packing,
-    runtime: Runtime,
-) -> Reference:
-    """The reference that the objective needs, scored ahead where it can be."""
-    if not needs_of(objective).reference:
-        if config.reference != "auto" or config.reference_model is not None:
-            raise ConfigError(
-                f"method {config.method} has no reference: remove reference and reference_model from the recipe"
-            )
-        return NoReference()
-    kind = config.reference if config.reference != "auto" else "cached"
-    if kind == "adapter_off":
-        if not policy.fresh_adapter:
-            raise ConfigError(
-                "reference: adapter_off needs an adapter that starts in this run (use_peft: true on a plain model): "
-                "only then is the model without it the policy's starting point; use reference: cached"
-            )
-        return AdapterOffReference(scorer, digest=model_digest(policy.model, adapter=False))
-    if config.reference_model is None and kind == "cached":
-        # A fresh adapter adds nothing yet, so the base weights identify what is scored, whatever the seed.
-        source, digest = scorer, model_digest(policy.model, adapter=not policy.fresh_adapter)
-    else:
-        name = config.reference_model or config.model_name_or_path
-        other = _load(config, name, runtime.device)
-        disable_dropout(other.model)
-        source = Scorer(other.model, chunk_bytes=config.head_chunk_bytes)
-        digest = model_digest(other.model)
-    if kind == "live":
-        return LiveReference(source, digest=digest)
-    precision = "/".join(
-        [
-            mixed_precision(config),
-            str(policy.model.dtype),
-            packing.layout,
-            runtime.device.type,
-            attention_name(source.model),
-        ]
-    )
-    store = LogpStore(cache_folder(config) / "reference", weights=digest, precision=precision)
-    scored = fill_store(store, source, examples, packing=packing, runtime=runtime)
-    if runtime.is_main:
-        say(
-            f"reference: {len(examples) - scored} examples from the cache, {scored} scored; {store.path.name}"
-        )
-    return CachedReference(store, digest=digest)

@@ -18,7 +18,6 @@ from prefopt.models.digest import model_digest
 from prefopt.models.layout import choose_layout
 from prefopt.models.save import push_model, require_hub_token, save_model
 from prefopt.models.scorer import Scorer
-from prefopt.objectives import needs_of
 from prefopt.pack.batch import Example, Layout
 from prefopt.pack.plan import PackLimits, Schedule, StepPlan, plan_steps, row_length_for
 from prefopt.progress import say
@@ -26,11 +25,11 @@ from prefopt.report.page import write_report
 from prefopt.runs.environment import environment
 from prefopt.runs.method import Method
 from prefopt.runs.plan import summarise
+from prefopt.runs.reference import build_reference
 from prefopt.runs.samples import sample_rows
 from prefopt.runs.setup import (
     Data,
     Policy,
-    build_reference,
     input_paths,
     load_data,
     load_policy,
@@ -44,6 +43,7 @@ from prefopt.train.optim import OptimSettings
 from prefopt.train.preference import PreferenceLearner
 from prefopt.train.runtime import Runtime
 from prefopt.train.scoring import Packing, policy_reference_gap, require_small_gap
+from prefopt.train.terms import demands_of
 
 _NEUTRAL = {
     "cache_dir", "eval_steps", "eval_strategy", "gradient_accumulation_steps", "head_chunk_bytes",
@@ -177,7 +177,8 @@ def _prepare(
         load_data(config, method, tokenizer, evaluation=True, speak=speak) if has_eval else None
     )
     policy = load_policy(config, tokenizer, runtime.device)
-    objective = method.objective(config)
+    terms = method.objectives(config)
+    demands = demands_of(terms)
     held_out = evaluation.examples if evaluation else []
     everything = [*train.examples, *held_out]
     longest = max(n for e in everything for n in e.row_lengths(Layout.ROWS))
@@ -185,22 +186,23 @@ def _prepare(
     packing = packing_for(
         everything, choice.layout, config, items=config.per_device_train_batch_size
     )
-    scorer = Scorer(
-        policy.model, chunk_bytes=config.head_chunk_bytes, statistics=needs_of(objective).statistics
-    )
+    statistics = ("collision",) if "alignment" in demands.extras else ()
+    scorer = Scorer(policy.model, chunk_bytes=config.head_chunk_bytes, statistics=statistics)
     reference = build_reference(
-        config, objective, policy, scorer, examples=everything, packing=packing, runtime=runtime
+        config, demands, policy, examples=everything, packing=packing, runtime=runtime
     )
     learner = PreferenceLearner(
         scorer,
         reference=reference,
-        objectives=[(objective, 1.0)],
+        objectives=terms,
         examples=train.examples,
         eval_examples=held_out,
         layout=packing.layout,
         row_length=packing.limits.row_length,
         tokenizer=tokenizer,
         device=runtime.device,
+        autocast=runtime.autocast,
+        seed=config.seed,
     )
     schedule = schedule_for(config, train.examples, packing, runtime.world_size)
     return _Stage(

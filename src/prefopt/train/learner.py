@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from prefopt.objectives import Losses
 from prefopt.pack.plan import Pack
+from prefopt.train.runtime import Runtime
 
 
 class Weighted(NamedTuple):
@@ -18,6 +20,8 @@ class Weighted(NamedTuple):
     losses: Losses
     weight: Tensor
     """Shape of `losses.loss`, float32, without gradient."""
+    name: str = "0"
+    """What the share of this objective is called in metrics, where there are several."""
 
 
 B = TypeVar("B")
@@ -33,6 +37,16 @@ class Learner(Protocol[B]):
 
     def batch(self, pack: Pack, *, training: bool) -> B:
         """Collate the examples of a micro-batch and move them to the device of the module."""
+        ...
+
+    def step(
+        self, module: nn.Module, packs: Sequence[Pack], runtime: Runtime, *, number: int | None
+    ) -> AbstractContextManager[None]:
+        """The span of optimiser step `number`, update included, or of an evaluation plan (None).
+
+        Entered with all micro-batches of this process before the first of them is run: whatever needs the whole
+        step, or has to happen after the update, happens here.
+        """
         ...
 
     def losses(self, module: nn.Module, batch: B) -> Sequence[Weighted]:

@@ -144,8 +144,17 @@ class _Loop(Generic[B]):
         rate = learning_rate_at(step, total=self.total_steps, settings=self.settings.optim)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        totals = self.learner.totals(plan.items, training=True)
         packs = plan.ranks[self.runtime.rank]
+        with self.learner.step(self.module, packs, self.runtime, number=step):
+            sums = self.accumulate(packs, self.learner.totals(plan.items, training=True))
+            norm = self.runtime.clip(self.module, self.settings.max_grad_norm)
+            self.check_finite(step, packs, sums, norm)
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return norm
+
+    def accumulate(self, packs: Sequence[Pack], totals: Sequence[float]) -> list[Tensor]:
+        """Forward and backward over all micro-batches; returns their shares of the loss."""
         sums: list[Tensor] = []
         for number, pack in enumerate(packs):
             last = number == len(packs) - 1
@@ -156,11 +165,7 @@ class _Loop(Generic[B]):
                 self.runtime.backward(loss * self.runtime.world_size)
             sums.append(loss.detach())
             _accumulate(self.window, parts)
-        norm = self.runtime.clip(self.module, self.settings.max_grad_norm)
-        self.check_finite(step, packs, sums, norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return norm
+        return sums
 
     def check_finite(
         self, step: int, packs: Sequence[Pack], sums: Sequence[Tensor], norm: Tensor
@@ -207,9 +212,11 @@ class _Loop(Generic[B]):
         self.module.eval()
         with torch.no_grad():
             for plan in self.settings.eval_plan:
-                for pack in plan.ranks[self.runtime.rank]:
-                    batch = self.learner.batch(pack, training=False)
-                    _accumulate(window, self.learner.losses(self.module, batch))
+                packs = plan.ranks[self.runtime.rank]
+                with self.learner.step(self.module, packs, self.runtime, number=None):
+                    for pack in packs:
+                        batch = self.learner.batch(pack, training=False)
+                        _accumulate(window, self.learner.losses(self.module, batch))
         self.module.train()
         return _join_losses(window.read(self.runtime.sum))
 
@@ -252,8 +259,12 @@ def _weighted_sum(parts: Sequence[Weighted], totals: Sequence[float]) -> Tensor:
 
 
 def _accumulate(window: Accumulator, parts: Sequence[Weighted]) -> None:
-    for number, part in enumerate(parts):
-        window.add({f"loss/{number}": part.losses.loss, **part.losses.terms}, part.weight)
+    seen: set[str] = set()
+    for part in parts:
+        # Objectives of a sum log the same names on scales of their own: the first one's count.
+        terms = {k: v for k, v in part.losses.terms.items() if k not in seen}
+        seen |= terms.keys()
+        window.add({f"loss/{part.name}": part.losses.loss, **terms}, part.weight)
 
 
 def _join_losses(values: dict[str, float]) -> dict[str, float]:

@@ -53,6 +53,8 @@ def fill_store(
 ) -> int:
     """Score under the reference whatever `store` lacks, shared out over processes; returns how many were scored.
 
+    The store's `quantity` names the field of `TokenLogps` that is kept; `scorer` must compute it.
+
     Scored arrays are committed batch by batch, so a killed pass goes on where it stopped.
     """
     keys = [e.key(packing.layout) for e in examples]
@@ -69,8 +71,8 @@ def fill_store(
         for pack in packs:
             batch = packing.collate(todo, pack).to(runtime.device)
             with torch.no_grad(), runtime.autocast():
-                logps = scorer(batch).logp.float()
-            scored = runtime.gather(list(_split(batch, logps).items()))
+                values = getattr(scorer(batch), store.quantity).float()
+            scored = runtime.gather(list(_split(batch, values).items()))
             store.add(dict(scored), write=runtime.is_main)
             tick()
     return len(todo)
@@ -101,11 +103,11 @@ def policy_reference_gap(
     not start at zero and the whole run is off.
     """
     with torch.no_grad(), runtime.autocast():
-        expected = reference.logps(batch)
-        if expected is None or not len(expected):
+        expected = reference.score(batch)
+        if expected is None or not len(expected.logp):
             return None
         scorer.eval()
-        return float((scorer(batch).logp.float() - expected).abs().max())
+        return float((scorer(batch).logp.float() - expected.logp).abs().max())
 
 
 def require_small_gap(gap: float, *, precision: str) -> float:
