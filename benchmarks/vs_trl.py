@@ -234,7 +234,9 @@ def peak_memory(device: str) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def machine(device: str) -> dict:
+def machine(
+    device: str, packages: tuple[str, ...] = ("prefopt", "trl", "torch", "transformers")
+) -> dict:
     """What the numbers were measured on."""
     import torch
 
@@ -247,7 +249,7 @@ def machine(device: str) -> dict:
         "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
         "commit": commit,
-        **{name: version(name) for name in ("prefopt", "trl", "torch", "transformers")},
+        **{name: version(name) for name in packages},
     }
 
 

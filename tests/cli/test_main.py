@@ -78,7 +78,7 @@ def test_version(capsys):
         (["train", "r.yaml", "--resume", "--overwrite"], "error: argument --overwrite: not allowed with"),
         (["train", "missing.yaml"], "error: missing.yaml: no such recipe"),
         (["plan", "missing.yaml", "seed=1"], "error: missing.yaml: no such recipe"),
-        (["methods", "dop"], "error: unknown method 'dop': did you mean 'dpo'? Known: "),
+        (["methods", "dop"], "error: unknown method or objective 'dop': did you mean 'dpop'? Known: "),
     ],
 )  # fmt: skip
 def test_what_a_user_can_repair_is_one_line_and_exit_code_2(words, expected, capsys):
@@ -92,8 +92,8 @@ def test_what_a_user_can_repair_is_one_line_and_exit_code_2(words, expected, cap
 @pytest.mark.parametrize(
     ("text", "words", "expected"),
     [
-        ("model_name_or_path: m\n", [], "r.yaml: key 'method' is missing; set one of dpo"),
-        ("method: 3\n", [], "r.yaml:1: key 'method' is 3; set one of dpo"),
+        ("model_name_or_path: m\n", [], "r.yaml: key 'method' is missing; set one of asft"),
+        ("method: 3\n", [], "r.yaml:1: key 'method' is 3; set one of asft"),
         ("seed: 1\nmethod: dop\n", [], "r.yaml:2: unknown method 'dop': did you mean 'dpo'?"),
         (
             "method: dpo\n",
@@ -212,7 +212,7 @@ def test_methods_table_and_keys(capsys, monkeypatch):
     assert main(["methods"]) == 0
     table = capsys.readouterr().out
     assert "dpo" in table
-    assert "beta=0.1" in table
+    assert 'loss_type=["dpo"]' in table
     assert "2305.18290" in table
     assert main(["methods", "dpo"]) == 0
     keys = capsys.readouterr().out
