@@ -7,8 +7,6 @@ goes on where it stopped.
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +15,7 @@ from typing import NamedTuple
 import torch
 
 from prefopt.config import parse
-from prefopt.errors import ModelError, ResumeError, StorageError
+from prefopt.errors import ModelError, ResumeError
 from prefopt.evals.maths import Evaluation, evaluate, write_evaluation
 from prefopt.generate.base import Sampling
 from prefopt.generate.journal import Journal
@@ -28,8 +26,8 @@ from prefopt.models.load import load_model
 from prefopt.progress import counted, say
 from prefopt.records import JsonValue, write_preferences
 from prefopt.report.page import write_report
+from prefopt.runs.base_model import base_model
 from prefopt.runs.environment import environment
-from prefopt.runs.setup import default_cache
 from prefopt.runs.train import run_training
 from prefopt.train.folder import RunFolder
 from prefopt.worlds.arithmetic import ArithmeticWorld
@@ -86,7 +84,7 @@ def run_demo(
     torch.set_num_threads(1)
     settings = settings or DemoSettings()
     world = world or ArithmeticWorld()
-    base = base_model(world)
+    base = base_model(world, find_method("sft"))
     say(f"base model: {base}")
     data = _build(world, base, folder, settings)
     files = {"dpo": folder / "solution-pairs.jsonl", "step_dpo": folder / "step-pairs.jsonl"}
@@ -104,37 +102,6 @@ def run_demo(
         list(runs.values()), folder / "report.html", title="prefopt demo: Step-DPO against DPO"
     )
     return DemoResult(evaluations, data.counts, report, tuple(runs.values()))
-
-
-def base_model(world: ArithmeticWorld, *, cache: Path | None = None) -> Path:
-    """The world's base model: trained once by `sft`, then kept under a name that its settings decide."""
-    home = (cache or default_cache()) / "worlds" / f"arithmetic-{world.digest()}"
-    final = home / "model"
-    if final.exists():
-        return final
-    say("training the base model from scratch (once; kept in the cache)")
-    # A folder of this process alone: two that start together both train, and the first to finish is kept.
-    home.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f"{home.name}.", suffix=".partial", dir=home.parent))
-    corpus = world.write_sft_data(work / "corpus.jsonl")
-    blank = world.save_blank(work / "blank")
-    method = find_method("sft")
-    recipe: dict[str, JsonValue] = {
-        **world.sft_settings(),
-        "method": "sft",
-        "model_name_or_path": str(blank),
-        "train_file": str(corpus),
-        "output_dir": str(work / "run"),
-        "save_strategy": "no",
-    }
-    run_training(parse(recipe, method.config), method)
-    try:
-        (work / "run").rename(home)
-    except OSError as error:
-        if not final.exists():
-            raise StorageError(f"{home}: cannot keep the base model ({error.strerror})") from error
-    shutil.rmtree(work)
-    return final
 
 
 def _build(world: ArithmeticWorld, base: Path, folder: Path, settings: DemoSettings) -> StepData:

@@ -6,7 +6,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from prefopt.grade.statistics import mcnemar, paired_bootstrap, wilson
+from prefopt.grade.statistics import bootstrap_mean, mcnemar, paired_bootstrap, wilson
 
 
 @pytest.mark.parametrize(
@@ -100,3 +100,39 @@ def test_bootstrap_of_equal_sides_is_a_point():
 def test_bootstrap_needs_pairs(first, second):
     with pytest.raises(ValueError, match="the sides have"):
         paired_bootstrap(first, second)
+
+
+def test_bootstrap_of_a_mean():
+    values = [float(x) for x in np.random.default_rng(0).normal(3.0, 2.0, size=400)]
+    found = bootstrap_mean(values)
+    assert found.value == pytest.approx(sum(values) / 400)
+    # The normal interval is right for so many values.
+    half = 1.96 * np.std(values) / 20
+    assert (found.low, found.high) == pytest.approx(
+        (found.value - half, found.value + half), abs=0.02
+    )
+    assert bootstrap_mean(values) == found != bootstrap_mean(values, seed=1)
+
+
+def test_bootstrap_of_clusters_draws_them_whole():
+    distinct = [float(x) for x in np.random.default_rng(0).normal(size=50)]
+    repeated = [x for x in distinct for _ in range(8)]
+    clusters = [k for k in range(50) for _ in range(8)]
+    # Copies tell nothing new: with clusters the interval is that of the 50, without it is far too narrow.
+    assert bootstrap_mean(repeated, clusters=clusters) == pytest.approx(bootstrap_mean(distinct))
+    alone = bootstrap_mean(repeated)
+    assert alone.high - alone.low < 0.5 * (
+        bootstrap_mean(distinct).high - bootstrap_mean(distinct).low
+    )
+    # Unequal clusters: the mean is over values, {a, a, b} drawn as {a a | b}.
+    uneven = bootstrap_mean([1.0, 1.0, 4.0], clusters=["a", "a", "b"])
+    assert uneven == pytest.approx((2.0, 1.0, 4.0))
+
+
+def test_bootstrap_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="no values to take the mean of"):
+        bootstrap_mean([])
+    with pytest.raises(ValueError, match="3 values and 2 clusters; give one for each"):
+        bootstrap_mean([1.0, 2.0, 3.0], clusters=[0, 1])
+    with pytest.raises(ValueError, match=r"the level is 95"):
+        bootstrap_mean([1.0], level=95)

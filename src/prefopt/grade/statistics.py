@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -23,6 +23,14 @@ class Interval(NamedTuple):
 
 class Difference(NamedTuple):
     """A mean difference and its confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Estimate(NamedTuple):
+    """A mean and its confidence interval."""
 
     value: float
     low: float
@@ -104,8 +112,61 @@ def paired_bootstrap(
         )
     differences = np.asarray(second, dtype=np.float64) - np.asarray(first, dtype=np.float64)
     means = _resampled_means(differences, resamples, np.random.default_rng(seed))
-    low, high = np.quantile(means, [0.5 - level / 2, 0.5 + level / 2])
-    return Difference(float(differences.mean()), float(low), float(high))
+    return Difference(float(differences.mean()), *percentile_interval(means, level))
+
+
+def bootstrap_mean(
+    values: Sequence[float],
+    *,
+    clusters: Sequence[Hashable] | None = None,
+    level: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> Estimate:
+    """The mean of values and its percentile bootstrap interval.
+
+    Args:
+        values: at least one.
+        clusters: what each value belongs to (the prompt of a sample); whole clusters are drawn then, since values
+            of one cluster tell less than as many independent ones. None: each value by itself.
+        level: of the interval.
+        resamples: sets drawn with replacement.
+        seed: equal seeds give equal intervals.
+
+    Raises:
+        ValueError: no values, as many clusters as values are not given, or `level` is not between 0 and 1.
+    """
+    _check_level(level)
+    if not values:
+        raise ValueError("no values to take the mean of; give at least 1")
+    labels = range(len(values)) if clusters is None else clusters
+    if len(labels) != len(values):
+        raise ValueError(f"{len(values)} values and {len(labels)} clusters; give one for each")
+    rows: dict[Hashable, int] = {}
+    index = np.array([rows.setdefault(label, len(rows)) for label in labels])
+    given = np.asarray(values, dtype=np.float64)
+    sums = np.bincount(index, weights=given).astype(np.float64)
+    counts = np.bincount(index).astype(np.float64)
+    rng = np.random.default_rng(seed)
+    # The same draws for both: a mean of resampled clusters is the ratio of two resampled sums.
+    state = rng.bit_generator.state
+    totals = _resampled_means(sums, resamples, rng)
+    rng.bit_generator.state = state
+    means = totals / _resampled_means(counts, resamples, rng)
+    return Estimate(float(given.mean()), *percentile_interval(means, level))
+
+
+def percentile_interval(
+    resampled: Sequence[float] | NDArray[np.float64], level: float = 0.95
+) -> Interval:
+    """The percentile bootstrap interval of a statistic, given its values on resampled data.
+
+    Raises:
+        ValueError: `level` is not between 0 and 1.
+    """
+    _check_level(level)
+    low, high = np.quantile(resampled, [0.5 - level / 2, 0.5 + level / 2])
+    return Interval(float(low), float(high))
 
 
 def _resampled_means(

@@ -16,27 +16,19 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from prefopt.errors import ConfigError, StorageError
+from prefopt.errors import ConfigError
 from prefopt.models.save import save_model
-from prefopt.records import Message, Preference, Response, write_preferences
+from prefopt.records import Message, Preference, Response
 from prefopt.values import JsonValue
-from prefopt.worlds.base import tiny_llama
+from prefopt.worlds.base import Split, belongs_to, tiny_llama, write_corpus
 from prefopt.worlds.tokenizer import word_tokenizer
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-Split = Literal["train", "preference", "test"]
-
 _DIGITS = range(1, 10)
-_PERCENT: Mapping[Split, range] = {
-    "train": range(70),
-    "preference": range(70, 90),
-    "test": range(90, 100),
-}
-"""Which hundredths of all problems, by the digest of the question, belong to which split."""
 _ANSWER = re.compile(r"^The answer is (\d+)", re.MULTILINE)
 _PATIENCE = 10_000
 """Draws without a new problem after which there are taken to be no more."""
@@ -107,6 +99,8 @@ class ArithmeticSettings:
 
 class ArithmeticWorld:
     """Problems, oracle, corpus, tokenizer and untrained model of one world."""
+
+    name = "arithmetic"
 
     def __init__(self, settings: ArithmeticSettings | None = None) -> None:
         self.settings = settings or ArithmeticSettings()
@@ -195,15 +189,7 @@ class ArithmeticWorld:
         Raises:
             StorageError: it cannot be written.
         """
-        file = Path(path)
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StorageError(
-                f"{file}: cannot make its folder ({error.strerror}); check the path"
-            ) from error
-        write_preferences(file, self.corpus())
-        return file
+        return write_corpus(path, self.corpus())
 
     def tokenizer(self) -> PreTrainedTokenizerFast:
         """One token per number, per step number, and per signed operand (with ``=`` in steps)."""
@@ -266,7 +252,7 @@ class ArithmeticWorld:
             steps = rng.randint(settings.min_steps, settings.max_steps)
             operands = tuple(rng.choice(_operands()) for _ in range(steps))
             question = self._question(start, operands)
-            if question in seen or _percent(question) not in _PERCENT[split]:
+            if question in seen or not belongs_to(question, split):
                 idle += 1
                 continue
             idle = 0
@@ -308,8 +294,3 @@ def _signed(operand: int) -> str:
 
 def _step(number: int, fact: Fact, result: int) -> str:
     return f"Step {number}: {fact.value}{_signed(fact.operand)} = {result}"
-
-
-def _percent(question: str) -> int:
-    digest = hashlib.blake2b(question.encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") % 100

@@ -1,0 +1,113 @@
+"""How likely given responses are under a model: plain scoring of records, outside of any training run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+from prefopt.errors import RecordError
+from prefopt.models.load import CausalModel
+from prefopt.models.scorer import Scorer, sum_by_response
+from prefopt.pack.batch import Example, Layout, PackedBatch, collate
+from prefopt.pack.tree import build_tree
+from prefopt.records import Preference
+from prefopt.text.render import RenderSettings, encode, render
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+_AS_IT_IS = RenderSettings()
+
+
+class ResponseLogp(NamedTuple):
+    """Log-probability of one response given its prompt, in nats."""
+
+    total: float
+    """Sum over its tokens, the end-of-sequence token included where the response ends."""
+    tokens: int
+
+    @property
+    def mean(self) -> float:
+        """Per token."""
+        return self.total / self.tokens
+
+
+def response_logps(
+    model: CausalModel,
+    tokenizer: PreTrainedTokenizerFast,
+    records: Sequence[Preference],
+    *,
+    render: RenderSettings = _AS_IT_IS,
+    batch_size: int = 32,
+) -> list[tuple[ResponseLogp, ...]]:
+    """The log-probability of each response of each record; the model runs in eval mode, without gradients.
+
+    Args:
+        model: on its device.
+        tokenizer: its tokenizer.
+        records: prompts with responses; pairs and annotations are not looked at.
+        render: how records become text.
+        batch_size: records run together.
+
+    Raises:
+        RecordError: a record cannot be rendered, or a response has no tokens.
+    """
+    examples = response_examples(records, tokenizer, render)
+    found: dict[int, tuple[ResponseLogp, ...]] = {}
+    scorer = Scorer(model)
+    was_training = scorer.training
+    scorer.eval()
+    try:
+        for part, batch in batches(examples, batch_size):
+            with torch.no_grad():
+                logp = scorer(batch.to(model.device)).logp
+            totals = iter(sum_by_response(batch.to(logp.device), logp.double()).tolist())
+            for i in part:
+                counts = _lengths(examples[i])
+                found[i] = tuple(ResponseLogp(next(totals), n) for n in counts)
+    finally:
+        scorer.train(was_training)
+    return [found[i] for i in range(len(examples))]
+
+
+def response_examples(
+    records: Sequence[Preference], tokenizer: PreTrainedTokenizerFast, settings: RenderSettings
+) -> list[Example]:
+    """Each record as an example without pairs.
+
+    Unlike in training nothing is dropped or cut, and a response of no text but its end is a response.
+
+    Raises:
+        RecordError: a record cannot be rendered, or a response has no tokens.
+    """
+    rendered = [render(record, tokenizer, settings) for record in records]
+    encoded = iter(encode([text for texts in rendered for text in texts], tokenizer))
+    examples: list[Example] = []
+    for record, texts in zip(records, rendered, strict=True):
+        sequences = [next(encoded).sequence for _ in texts]
+        for k, sequence in enumerate(sequences):
+            if not any(sequence.scored):
+                raise RecordError(
+                    f"{record.origin or f'record {record.id!r}'}: response {k} has no tokens to score; remove it"
+                )
+        none = (None,) * len(texts)
+        examples.append(Example(record.id, build_tree(sequences), (), (), (), none, none, none))
+    return examples
+
+
+def batches(
+    examples: Sequence[Example], batch_size: int
+) -> Iterator[tuple[list[int], PackedBatch]]:
+    """Examples of similar length together: their positions, and the batch with a row for each response."""
+    order = sorted(range(len(examples)), key=lambda i: examples[i].tree.size)
+    for start in range(0, len(order), batch_size):
+        part = order[start : start + batch_size]
+        yield part, collate([[examples[i]] for i in part], layout=Layout.ROWS)
+
+
+def _lengths(example: Example) -> list[int]:
+    """Scored tokens of each response."""
+    tree = example.tree
+    return [int(tree.scored[tree.path(r)].sum()) for r in range(len(tree.leaf))]

@@ -1,0 +1,79 @@
+"""The experiment scripts among the recipes: what they keep, and what their tables say."""
+
+import json
+import runpy
+from pathlib import Path
+
+import pytest
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+
+
+@pytest.fixture(scope="module")
+def frontier():
+    return runpy.run_path(str(RECIPES / "odpo" / "frontier.py"))
+
+
+@pytest.fixture(scope="module")
+def compare():
+    return runpy.run_path(str(RECIPES / "asft" / "compare.py"))
+
+
+def row(arm, seed, kl, reward, *, beta=1.0, pairs=100):
+    return {
+        "arm": arm,
+        "pairs": 0 if arm == "base" else pairs,
+        "beta": beta,
+        "seed": seed,
+        "kl": {"mean": kl},
+        "reward": [reward, 0, 0],
+    }
+
+
+ROWS = [
+    *(row("base", seed, 0.0, 1.0) for seed in (0, 1)),
+    *(row("dpo", seed, 1.0, 1.2 + 0.1 * seed) for seed in (0, 1)),
+    *(row("odpo log 1", seed, 0.5, 1.2 + 0.1 * seed) for seed in (0, 1)),
+    row("odpo log 1", 0, 2.0, 1.1, beta=2.0),
+]
+
+
+def test_frontier_table_by_hand(frontier):
+    table = frontier["tables"](ROWS, [100], [0.5, 1.5]).splitlines()
+    assert table[0].startswith("| pairs | arm | Pareto share | reward at KL 0.5 | minus DPO |")
+    # DPO at 0.5 lies halfway to the base: 1.1 and 1.15. It is beaten by ODPO on both seeds.
+    assert table[2] == "| 100 | dpo | 0.00 | 1.125 (n = 2) | - | - | - |"
+    # At 1.5 only seed 0 reaches: a third of the way from 2.0 (1.1) back to 0.5 (1.2).
+    assert table[3].startswith("| 100 | odpo log 1 | 1.00 | 1.250 (n = 2) | +0.125 (+0.1")
+    assert table[3].endswith("| 1.133 (n = 1) | - |")
+    assert len(table) == 4
+
+
+def test_frontier_is_drawn(frontier, tmp_path):
+    rows = [*ROWS, row("dpo", 0, 0.1, 1.0, pairs=400), row("dpo", 1, 0.2, 1.0, pairs=400)]
+    frontier["draw"](rows, [100, 400], tmp_path / "f.png")
+    assert (tmp_path / "f.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_an_unfinished_line_is_dropped(frontier, compare, tmp_path):
+    path = tmp_path / "results.jsonl"
+    assert compare["read_rows"](path) == []
+    results = frontier["Results"](path)
+    for seed in (0, 1):
+        results.append(row("dpo", seed, 1.0, 1.2))
+    text = path.read_text()
+    path.write_text(text + '{"arm": "dpo", "se')
+    again = frontier["Results"](path)
+    assert again.rows == results.rows == [json.loads(line) for line in text.splitlines()]
+    assert path.read_text() == text
+    assert again.has({"arm": "dpo", "seed": 1}) and not again.has({"arm": "dpo", "seed": 2})
+    path.write_text(text + "{")
+    assert compare["read_rows"](path) == results.rows and path.read_text() == text
+
+
+def test_comparison_table_by_hand(compare):
+    names = list(compare["COLUMNS"])
+    rows = [{"arm": "sft", "seed": s, **dict.fromkeys(names, 20.0 * s)} for s in (1, 2)]
+    table = compare["table"](rows).splitlines()
+    assert table[2] == f"| sft | 2 |{' 30.0 (20.0 to 40.0) |' * len(names)}"
+    assert len(table) == 3
