@@ -5,11 +5,12 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help venv demo test lint format bench clean
+.PHONY: help venv demo test parity lint format bench clean
 
 help:
 	@echo "make demo    install into $(VENV), then build a model, train, evaluate and write a report"
 	@echo "make test    install into $(VENV), then run the tests"
+	@echo "make parity  compare every objective that TRL has with its running code (installs it)"
 	@echo "make lint    style, types and import directions"
 	@echo "make format  rewrite the code in the house style"
 	@echo "make bench   compare speed with TRL (installs it)"
@@ -28,6 +29,10 @@ demo: $(INSTALLED)
 # Two workers of one thread each: the fastest split of two cores.
 test: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -q
+
+parity: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[bench]"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m parity -n 2 -q tests/parity
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

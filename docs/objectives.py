@@ -74,6 +74,7 @@ EXTRAS = {
     "dispersion": "the reference's entropy",
     "alignment": "the policy's collision probability",
     "common": "log-probs of the common length",
+    "gold": "a gold response (else the chosen one)",
 }
 
 

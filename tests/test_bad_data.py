@@ -10,7 +10,10 @@ import pytest
 
 from prefopt.errors import ConfigError, ModelError, PrefoptError, RecordError, StorageError
 from prefopt.ledger import Ledger
+from prefopt.methods.odpo import OdpoConfig, scored_pairs
 from prefopt.pack.prepare import PrepareSettings, prepare
+from prefopt.records import Pair
+from prefopt.runs.method import Paired
 from prefopt.text.sources import load_preferences
 from tests.tiny import make_tokenizer
 
@@ -59,7 +62,17 @@ ERRORS: dict[str, tuple[str, str | bytes, type[PrefoptError], list[str]]] = {
     "score that is no number": ("d.jsonl", lines({**LIST, "scores": [1, "good"]}), RecordError,
         ["d.jsonl:1: 'scores[1]' is the text \"good\"; give a finite number"]),
     "score that is not finite": ("d.jsonl", lines({**LIST, "scores": [1, float("inf")]}), RecordError,
-        ["d.jsonl:1: 'scores[1]' is the number inf; give a finite number"]),
+        ["d.jsonl:1: 'scores[1]' is the number inf; give a finite number, or null where there is no score"]),
+    "score of a side that is not finite": ("d.jsonl", lines({**GOOD, "score_chosen": -float("inf")}), RecordError,
+        ["d.jsonl:1: 'score_chosen' is the number -inf; give a finite number, or null"]),
+    "weight that is not a number": ("d.jsonl", lines({**GOOD, "weight": float("nan")}), RecordError,
+        ["d.jsonl:1: 'weight' is the number nan; give a finite number, or remove the row"]),
+    "margin that is not a number": ("d.jsonl", lines({**GOOD, "margin": float("nan")}), RecordError,
+        ["d.jsonl:1: 'margin' is the number nan; give a finite number, or remove the row"]),
+    "rank that is null": ("d.jsonl", lines({"prompt": "q", "responses": ["a", "b"], "ranks": [1, None]}), RecordError,
+        ["d.jsonl:1: 'ranks[1]' is null; ranks are whole numbers from 1 (best) on"]),
+    "gold that is no text": ("d.jsonl", lines({**GOOD, "gold": 1}), RecordError,
+        ["d.jsonl:1: 'gold' is the number 1; give a text or messages", "columns.meta=gold"]),
     "fewer scores than responses": ("d.jsonl", lines({**LIST, "scores": [1]}), RecordError,
         ["d.jsonl:1: 2 responses but 1 scores; give one for each, in the same order"]),
     "rank 0": ("d.jsonl", lines({"prompt": "q", "responses": ["a", "b"], "ranks": [0, 1]}), RecordError,
@@ -247,6 +260,27 @@ FATES: dict[str, tuple[dict[str, Any], int, dict[str, int], dict[str, int]]] = {
         {},
         {"no pair: several responses without a score or rank for each": 1},
     ),
+    "missing scores": (
+        {**LIST, "responses": ["a", "b", "c"], "scores": [2, None, 1], "prompt": "q "},
+        64,
+        {},
+        {"responses without a score are in no pair": 1},
+    ),
+    "one score": (
+        {**LIST, "scores": [2, float("nan")], "prompt": "q "},
+        64,
+        {},
+        {
+            "responses without a score are in no pair": 1,
+            "no pair: only one response has a score": 1,
+        },
+    ),
+    "gold equals rejected": (
+        {**GOOD, "prompt": "q ", "gold": "b"},
+        64,
+        {},
+        {"the gold response equals the rejected one": 1},
+    ),
     "inverted scores": (
         {**GOOD, "prompt": "q ", "score_chosen": 1, "score_rejected": 2},
         64,
@@ -278,6 +312,21 @@ def test_poor_rows_have_a_fate_or_a_note(name: str, pad: bool, tmp_path: Path) -
     )
     assert (ledger.reasons, ledger.notes) == (reasons, notes)
     assert ledger.read == 1 == ledger.kept_count + ledger.cut_count + ledger.dropped_count
+
+
+def test_missing_scores_reach_the_policies_of_odpo(tmp_path: Path) -> None:
+    path = tmp_path / "d.jsonl"
+    path.write_text(lines({**GOOD, "score_chosen": float("nan"), "score_rejected": 1}))
+    (record,) = load_preferences(path, ledger=Ledger("x")).preferences
+    recipe = {"method": "odpo", "model_name_or_path": "m", "train_file": str(path)}
+    kept = scored_pairs(record, OdpoConfig.model_validate({**recipe, "on_missing": "dpo"}))
+    assert isinstance(kept, Paired)
+    assert kept.preference.pairs == (Pair(0, 1),)
+    assert scored_pairs(record, OdpoConfig.model_validate({**recipe, "on_missing": "drop"})) == (
+        "a pair without two scores left out"
+    )
+    with pytest.raises(RecordError, match=r"d\.jsonl:1: the chosen response has score none, the"):
+        scored_pairs(record, OdpoConfig.model_validate(recipe))
 
 
 def test_duplicates_and_strict(tmp_path: Path) -> None:

@@ -41,12 +41,25 @@ ROWS = [
 def test_frontier_table_by_hand(frontier):
     table = frontier["tables"](ROWS, [100], [0.5, 1.5]).splitlines()
     assert table[0].startswith("| pairs | arm | Pareto share | reward at KL 0.5 | minus DPO |")
-    # DPO at 0.5 lies halfway to the base: 1.1 and 1.15. It is beaten by ODPO on both seeds.
-    assert table[2] == "| 100 | dpo | 0.00 | 1.125 (n = 2) | - | - | - |"
-    # At 1.5 only seed 0 reaches: a third of the way from 2.0 (1.1) back to 0.5 (1.2).
-    assert table[3].startswith("| 100 | odpo log 1 | 1.00 | 1.250 (n = 2) | +0.125 (+0.1")
-    assert table[3].endswith("| 1.133 (n = 1) | - |")
-    assert len(table) == 4
+    # DPO at 0.5 lies at sqrt(0.5) of the way from the base: 1.141 and 1.212. ODPO beats it on both seeds.
+    assert table[2] == "| 100 | dpo | 0.00 | 1.177 (n = 2) | - | - | - |"
+    # 1.5 is reached by seed 0 only, between 0.5 (1.2) and 2.0 (1.1), again in the square root.
+    assert table[3].startswith("| 100 | odpo log 1 | 1.00 | 1.250 (n = 2) | +0.073 (+0.0")
+    assert table[3].endswith("| 1.127 (n = 1) | - |")
+    assert table[5].startswith(
+        "What interpolation alone can do (DPO read at every other beta, row by row): nan"
+    )
+    assert len(table) == 6
+
+
+def test_interpolation_is_measured_on_halves_of_a_curve(frontier):
+    from prefopt.evals.frontier import FrontierPoint as P
+
+    line = [P(0.0, 1.0), P(1.0, 2.0), P(4.0, 3.0), P(9.0, 4.0), P(16.0, 5.0)]
+    assert frontier["interpolation"]({0: line}, 2.0) < 1e-12, "straight in the square root"
+    bent = [*line[:2], P(4.0, 3.4), *line[3:]]
+    # Without the bent point 3 at KL 4, with it 3.4.
+    assert abs(frontier["interpolation"]({0: bent}, 4.0) - 0.4) < 1e-12
 
 
 def test_frontier_is_drawn(frontier, tmp_path):

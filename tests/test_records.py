@@ -170,8 +170,8 @@ def test_messages_of_the_wild(value: dict[str, Any], expected: Message) -> None:
             "'responses[0].score' is the text \"high\"; give a finite",
         ),
         (
-            {"responses": [{"text": "a", "score": float("nan")}, {"text": "b"}]},
-            "'responses[0].score' is the number nan",
+            {"responses": [{"text": "a", "score": float("inf")}, {"text": "b"}]},
+            "'responses[0].score' is the number inf",
         ),
         (
             {"responses": [{"text": "a", "turns": [{"role": "assistant", "content": "b"}]}]},

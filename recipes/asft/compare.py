@@ -47,6 +47,7 @@ ARMS: Mapping[str, tuple[dict[str, JsonValue], ...]] = {
     "sft, then align only": ({"method": "sft"}, {"method": "asft", "ce_coef": 0.0}),
     "orpo": ({"method": "dpo", "loss_type": ["orpo"], "beta": 0.1},),
     "dpo": ({"method": "dpo", "beta": 0.1},),
+    "dpo, beta 1": ({"method": "dpo", "beta": 1.0},),
 }
 """The stages of each arm; a later one starts from the model of the one before it."""
 COLUMNS = {

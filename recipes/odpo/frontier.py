@@ -85,7 +85,9 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--seeds", type=int, default=5)
     found.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     found.add_argument("--pairs", type=int, nargs="+", default=[50, 400])
-    found.add_argument("--betas", type=float, nargs="+", default=[0.1, 1.0, 3.0, 10.0, 30.0])
+    found.add_argument(
+        "--betas", type=float, nargs="+", default=[0.1, 1.0, 2.0, 3.0, 5.5, 10.0, 17.0, 30.0]
+    )
     found.add_argument("--steps", type=int, default=60)
     found.add_argument("--batch-size", type=int, default=16)
     found.add_argument("--learning-rate", type=float, default=5e-4)
@@ -243,13 +245,27 @@ def tables(rows: Sequence[Row], sizes: Sequence[int], at: Sequence[float]) -> st
     """Markdown."""
     head = ["pairs", "arm", "Pareto share", *(f"reward at KL {kl:g} | minus DPO" for kl in at)]
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * (3 + 2 * len(at))}"]
+    nulls: list[str] = []
     for pairs in sizes:
         arms = curves(rows, pairs)
         shares = pareto_shares(arms)
         for arm, by_seed in arms.items():
             cells = [cell for kl in at for cell in reward_cells(by_seed, arms.get("dpo", {}), kl)]
             lines.append(f"| {pairs} | {arm} | {shares[arm]:.2f} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+        nulls += [f"{interpolation(arms['dpo'], kl):.3f}" for kl in at if "dpo" in arms]
+    note = f"What interpolation alone can do (DPO read at every other beta, row by row): {', '.join(nulls)}."
+    return "\n".join([*lines, "", note]) + "\n"
+
+
+def interpolation(by_seed: Mapping[int, list[FrontierPoint]], kl: float) -> float:
+    """The difference between two readings of the same curve, each at half of its points; mean over seeds."""
+    found: list[float] = []
+    for start, *points in by_seed.values():
+        ordered = sorted(points)
+        halves = [reward_at([start, *ordered[k::2]], kl) for k in (0, 1)]
+        if None not in halves:
+            found.append(halves[0] - halves[1])
+    return abs(statistics.mean(found)) if found else float("nan")
 
 
 def reward_cells(

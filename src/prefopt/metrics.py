@@ -17,10 +17,19 @@ class Accumulator:
 
     def add(self, terms: Mapping[str, Tensor], weight: Tensor) -> None:
         """Add per-item `terms` with their `weight`, all of one shape."""
-        wide = weight.detach().double()
         for name, values in terms.items():
-            pair = torch.stack([(values.detach().double() * wide).sum(), wide.sum()])
-            self._sums[name] = self._sums[name] + pair if name in self._sums else pair
+            self._add(name, values.detach().double(), weight.detach().double())
+
+    def add_known(self, terms: Mapping[str, Tensor], weight: Tensor) -> None:
+        """The same, where NaN stands for no value (the reward of a rejected response among the chosen ones)."""
+        for name, values in terms.items():
+            known = ~torch.isnan(values)
+            wide = values.detach().double()
+            self._add(name, torch.where(known, wide, 0.0), weight.detach().double() * known)
+
+    def _add(self, name: str, values: Tensor, weight: Tensor) -> None:
+        pair = torch.stack([(values * weight).sum(), weight.sum()])
+        self._sums[name] = self._sums[name] + pair if name in self._sums else pair
 
     def read(self, reduce: Callable[[Tensor], Tensor]) -> dict[str, float]:
         """Weighted means by name; names without weight are left out. One transfer for all of them.

@@ -25,6 +25,7 @@ from prefopt.values import (
     read_number,
     read_object,
     read_rank,
+    read_score,
     read_text,
     refuse,
 )
@@ -261,7 +262,7 @@ def _read_response(value: JsonValue, name: str, origin: str) -> Response:
     return Response(
         text="" if text is None and turns else read_text(text, f"{name}.text", origin),
         turns=turns,
-        score=None if score is None else read_number(score, f"{name}.score", origin),
+        score=read_score(score, f"{name}.score", origin),
         rank=None if rank is None else read_rank(rank, f"{name}.rank", origin),
         label=None if label is None else read_flag(label, f"{name}.label", origin),
         ends=True if ends is None else read_flag(ends, f"{name}.ends", origin),

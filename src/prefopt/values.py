@@ -56,6 +56,15 @@ def read_number(value: JsonValue, name: str, origin: str) -> float:
     refuse(value, name, origin, "give a finite number, or remove the row")
 
 
+def read_score(value: JsonValue, name: str, origin: str) -> float | None:
+    """The value as a finite float, None where it is missing (null or NaN); anything else raises `RecordError`."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
+    refuse(value, name, origin, "give a finite number, or null where there is no score")
+
+
 def read_rank(value: JsonValue, name: str, origin: str) -> int:
     """The value as a rank counted from 1 (best); anything else raises `RecordError`."""
     if isinstance(value, float) and value.is_integer():

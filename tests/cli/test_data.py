@@ -100,6 +100,67 @@ def test_separator_and_columns(data: Path, capsys: pytest.CaptureFixture[str]) -
     assert "response_separator" not in out
 
 
+def check(path: Path, rows: list[dict[str, object]], *words: str) -> int:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return main(["data", "check", str(path), *words])
+
+
+def test_pairs_are_told_apart_by_their_scores(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scores = [(2, 1), (1, 1), (1, 2), (None, 1), (float("nan"), None), (3, 1)]
+    rows: list[dict[str, object]] = [
+        {"prompt": f"{i} ", "chosen": "a", "rejected": "b", "score_chosen": c, "score_rejected": r}
+        for i, (c, r) in enumerate(scores)
+    ]
+    assert check(tmp_path / "d.jsonl", rows) == 0
+    assert (
+        "\nscores: 6 pairs = 2 in order + 1 equal + 1 inverted (rejected higher) + 2 missing a score; "
+        "odpo: see on_ties, on_inverted, on_missing\n"
+    ) in capsys.readouterr().out
+    assert check(tmp_path / "d.jsonl", rows[:1]) == 0
+    assert (
+        "\nscores: 1 pairs = 1 in order + 0 equal + 0 inverted (rejected higher) + 0 missing a score\n"
+    ) in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("pairing", "ties"), [("all", 2), ("best_vs_rest", 1)])
+def test_pairing_says_what_it_leaves_out(
+    pairing: str, ties: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows: list[dict[str, object]] = [
+        {"prompt": "q ", "responses": list("abcde"), "scores": [5, None, 1, 5, 1]},
+        {"prompt": "r ", "responses": ["a", "b"], "scores": [None, 1]},
+    ]
+    assert check(tmp_path / "d.jsonl", rows, "--pairing", pairing) == 0
+    out = capsys.readouterr().out
+    assert (
+        f"\npairing {pairing}: {ties} pairs of equal scores or ranks left out, "
+        "2 responses in no pair for want of a score\n"
+    ) in out
+    assert "note 1: some pairs left out by pairing: equal scores or ranks (d.jsonl:1)\n" in out
+    assert "note 2: responses without a score are in no pair (d.jsonl:1, d.jsonl:2)\n" in out
+
+
+def test_gold_responses_are_counted_and_suggested(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows: list[dict[str, object]] = [
+        {"prompt": "q ", "chosen": "a", "rejected": "b", "reference": "c"},
+        {"prompt": "r ", "chosen": "a", "rejected": "b", "reference": None},
+    ]
+    assert check(tmp_path / "d.jsonl", rows) == 0
+    out = capsys.readouterr().out
+    assert (
+        "  if 'reference' holds gold responses (tpo), add --column gold=reference\ncontent: " in out
+    )
+    assert "gold responses," not in out
+    assert check(tmp_path / "d.jsonl", rows, "--column", "gold=reference") == 0
+    out = capsys.readouterr().out
+    assert "reference -> gold\ncontent: 2 records, 5 responses, 2 pairs" in out
+    assert ", 1 gold responses, 3 ranked responses\n" in out
+
+
 def test_show_text(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", str(data), "--id", "pairs:2"]) == 0
     assert capsys.readouterr().out.splitlines() == [

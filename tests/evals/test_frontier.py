@@ -24,11 +24,22 @@ def test_pareto_by_hand():
 def test_reward_at_by_hand():
     points = [P(2.0, 1.6), P(0.0, 1.0), P(1.0, 1.4)]
     assert [reward_at(points, kl) for kl in (0.0, 0.5, 1.0, 1.5, 2.0)] == pytest.approx(
-        [1.0, 1.2, 1.4, 1.5, 1.6]
+        [1.0, 1.0 + 0.4 * 0.5**0.5, 1.4, 1.4 + 0.2 * (1.5**0.5 - 1) / (2**0.5 - 1), 1.6]
     )
     assert reward_at(points, 2.1) is None and reward_at(points[:1], 1.9) is None
     assert reward_at([], 1.0) is None
-    assert reward_at([P(0.0, 1.0), P(1.0, 1.0), P(1.0, 2.0)], 0.5) == pytest.approx(1.25)
+    assert reward_at([P(0.0, 1.0), P(1.0, 1.0), P(1.0, 2.0)], 0.25) == pytest.approx(1.25)
+
+
+def test_a_curve_read_at_other_points_is_the_same_curve():
+    """What decides a comparison at equal KL must be the policies, not where their betas put them."""
+
+    def curve(kls: list[float]) -> list[FrontierPoint]:
+        return [P(0.0, 1.0), *(P(kl, 1.0 + 0.8 * (1 - 2.718281828 ** -(kl**0.5))) for kl in kls)]
+
+    one, other = curve([0.05, 0.2, 0.8, 3.0]), curve([0.1, 0.4, 1.6, 6.0])
+    for kl in (0.1, 0.3, 1.0, 2.0):
+        assert reward_at(one, kl) == pytest.approx(reward_at(other, kl), abs=0.01)
 
 
 @pytest.fixture(scope="module")

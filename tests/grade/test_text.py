@@ -100,3 +100,19 @@ def test_a_missing_package_names_the_extra(metric, module, package, monkeypatch)
         MissingExtraError, match=rf"{package}, .* run: pip install 'prefopt\[eval\]'"
     ):
         metric(["a"], ["a"])
+
+
+@pytest.mark.parametrize(
+    ("outputs", "references"),
+    [
+        (["the cat sat on mat", "a dog ran"], ["the cat lay upon mat", "the dog runs"]),
+        (["It is fine.", "not at all, no"], ["It is very fine.", "not at all"]),
+        (["x"], ["y"]),
+    ],
+)
+def test_bleu_is_sacrebleu(outputs, references) -> None:
+    """Also where no n-gram of some order matches and smoothing decides."""
+    import sacrebleu
+
+    expected = sacrebleu.corpus_bleu(outputs, [references]).score
+    assert bleu4(outputs, references).value == pytest.approx(expected, abs=1e-9)

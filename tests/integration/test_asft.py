@@ -43,7 +43,9 @@ def test_without_alignment_it_is_sft_of_a_pair(settings: Settings, tmp_path) -> 
 def test_a_reference_is_refused(changes: dict[str, str], settings: Settings, tmp_path) -> None:
     if "reference_model" in changes:
         changes = {"reference_model": settings["model_name_or_path"]}
-    with pytest.raises(ConfigError, match="method asft has no reference: remove"):
+    with pytest.raises(
+        ConfigError, match="method asft has no reference with these objectives: remove"
+    ):
         first(settings, **changes)
 
 

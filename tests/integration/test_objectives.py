@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from prefopt.errors import ConfigError, RecordError
+from prefopt.errors import ConfigError, RecordError, ResumeError
 from prefopt.objectives import find_objective, needs_of, objective_names
 from tests.integration.runs import (
     Row,
@@ -181,12 +181,13 @@ def test_records_without_what_an_objective_needs_are_dropped_by_name(
     family |= {"train_file": str(write_rows(tmp_path / "some.jsonl", rows))}
     done = family.with_(loss_type=["dpo_margin"]).train()
     ledger = read_json(done.folder / "data-ledger.json")["train"]
-    assert ledger["dropped"] and "a pair without a margin" in str(ledger)
+    assert "a pair without a margin left out" in str(ledger)
+    assert read_json(done.folder / "plan.json")["pairs"] == sum(len(r["pairs"]) for r in rows) - 1
     for row in rows:
         for response in row["responses"]:
             del response["score"]
     write_rows(tmp_path / "some.jsonl", rows)
-    with pytest.raises(RecordError, match="a pair with a response that has no score"):
+    with pytest.raises(RecordError, match="a pair without two scores left out"):
         family.with_(loss_type=["mmpo"], overwrite_output_dir=True).train()
 
 
@@ -198,6 +199,75 @@ def test_scores_that_an_objective_refuses_name_the_records(family: Settings, tmp
         RecordError, match=r"records .*r5.*: odpo: .* the lower score on the chosen"
     ):
         family.with_(loss_type=["odpo"]).train()
+
+
+def test_a_ranking_starts_at_the_log_of_the_number_of_orders(family: Settings, tmp_path: Path):
+    """ln 2 for lists of two, ln 6 for lists of three, averaged over prompts; half of each here."""
+    family |= {"per_device_train_batch_size": 12, "max_steps": 1}
+    rows = read_rows(family.with_(loss_type=["plackett_luce"]).train().folder / "metrics.jsonl")
+    assert rows[0]["loss"] == pytest.approx((math.log(2) + math.log(6)) / 2, abs=1e-6)
+
+
+def test_a_plain_pair_is_a_ranking_of_two(settings: Settings, tmp_path: Path):
+    one = settings.with_(loss_type=["plackett_luce"], output_dir=str(tmp_path / "pl")).train()
+    other = settings.with_(loss_type=["dpo"]).train()
+    assert losses(one.folder) == pytest.approx(losses(other.folder), rel=1e-5)
+
+
+def test_a_response_that_is_both_counts_nowhere(family: Settings, tmp_path: Path):
+    """Chosen in one pair and rejected in another: neither desirable nor undesirable, and not in the mean."""
+    rows = [row | {"pairs": [{"chosen": 0, "rejected": 1}, {"chosen": 1, "rejected": 2}]} for row in annotated()
+            if len(row["responses"]) == 3]  # fmt: skip
+    family |= {"train_file": str(write_rows(tmp_path / "chain.jsonl", rows))}
+    rows = read_rows(family.with_(loss_type=["kto"]).train().folder / "metrics.jsonl")
+    assert rows[0]["loss"] == pytest.approx(0.5, abs=1e-6)
+
+
+def test_weights_of_pairs_have_no_place_in_a_sorted_batch(family: Settings, tmp_path: Path):
+    rows = annotated()
+    rows[2]["pairs"][0]["weight"] = 3.0
+    family |= {"train_file": str(write_rows(tmp_path / "weighted.jsonl", rows))}
+    with pytest.raises(RecordError, match="weighted.jsonl:3: a pair has a weight, and aot sorts"):
+        family.with_(loss_type=["aot"]).train()
+
+
+@pytest.mark.parametrize("change", ["score", "label"])
+def test_other_annotations_are_other_data(change: str, family: Settings, tmp_path: Path):
+    rows = [
+        {"id": f"r{i}", "prompt": f"What is {i}?\n", "pairs": [{"chosen": 0, "rejected": 1}],
+         "responses": [{"text": "a", "score": 2.0 + i, "label": True},
+                                                     {"text": "b", "score": 1.0, "label": False}]}
+        for i in range(12)
+    ]  # fmt: skip
+    file = write_rows(tmp_path / "some.jsonl", rows)
+    family |= {"train_file": str(file), "loss_type": ["kto"] if change == "label" else ["mmpo"]}
+    family |= {"save_strategy": "steps", "save_steps": 1}
+    done = family.train()
+    (done.folder / "finished.json").unlink()
+    rows[4]["responses"][0][change] = False if change == "label" else 9.5
+    write_rows(file, rows)
+    with pytest.raises(ResumeError, match="data: "):
+        family.with_(resume_from_checkpoint=True).train()
+
+
+def test_what_would_train_nothing_is_refused(family: Settings, tmp_path: Path):
+    rows = [{"prompt": f"{i}?\n", "completion": f"It is {i}.", "label": False} for i in range(6)]
+    file = write_rows(tmp_path / "bad.jsonl", rows)
+    with pytest.raises(RecordError, match="objective sft has nothing to train on"):
+        family.with_(train_file=str(file), loss_type=["sft"]).train()
+    with pytest.raises(ConfigError, match="would never move: the run has 3 steps"):
+        family.with_(reference="moving", overwrite_output_dir=True).train()
+
+
+def test_modifiers_leave_log_probabilities_alone(family: Settings, tmp_path: Path):
+    plain = read_rows(family.train().folder / "metrics.jsonl")[0]
+    for change in ({"ld_alpha": 0.5}, {"f_divergence_type": "forward_kl"}, {"use_weighting": True}):
+        folder = str(tmp_path / next(iter(change)))
+        row = read_rows(family.with_(output_dir=folder, **change).train().folder / "metrics.jsonl")[
+            0
+        ]
+        for name in ("logps/chosen", "logps/rejected"):
+            assert row[name] == pytest.approx(plain[name], rel=1e-6)
 
 
 def test_kto_needs_two_prompts(family: Settings, tmp_path: Path):
@@ -250,7 +320,5 @@ def test_an_adapter_has_its_reference_too(name: str, family: Settings, tmp_path:
 def test_rerun_with_other_objectives_is_another_run(family: Settings, tmp_path: Path):
     done = family.with_(loss_type=["ipo"]).train()
     shutil.rmtree(done.model)
-    from prefopt.errors import ResumeError
-
     with pytest.raises(ResumeError, match="loss_type"):
         family.with_(loss_type=["hinge"], resume_from_checkpoint=True).train()

@@ -44,13 +44,16 @@ def test_pairs_with_a_gap_stay_as_they_are() -> None:
         ((math.inf, 1.0), {"on_missing": "drop"}, "a pair without two scores left out"),
         ((1.0, None), {"on_missing": "dpo"}, [(0, 1)]),
         ((2.0, 2.0, 1.0), {}, [(0, 2)]),
+        ((16777217.0, 16777216.0), {}, "a pair with equal scores left out"),
+        ((1.0, 2.0), {"alpha": 0.0}, [(0, 1)]),
+        ((1.0, None), {"alpha": 0.0}, [(0, 1)]),
         ((2.0, 3.0, 1.0), {"on_inverted": "swap"}, [(1, 0), (0, 2)]),
     ],
 )  # fmt: skip
 def test_policies(scores, changes, expected) -> None:
     found = scored_pairs(record(*scores), recipe(**changes))
     if isinstance(found, Paired):
-        assert found.notes
+        assert found.notes, "what is changed, or kept without effect, is said in the ledger"
         found = found.preference
     if isinstance(found, Preference):
         found = [(p.chosen, p.rejected) for p in found.pairs]
@@ -62,6 +65,7 @@ def test_policies(scores, changes, expected) -> None:
     [
         ((1.0, 2.0), {}, "d.jsonl:7: the chosen response has score 1, the rejected one 2; set on_inverted (swap"),
         ((1.0, None), {}, "d.jsonl:7: the chosen response has score 1, the rejected one none; set on_missing (drop"),
+        ((2.0, -1.0), {"offset": "log_ratio"}, "scores 2 and -1, and offset log_ratio has no value"),
         ((2.0, 2.0), {"on_ties": "error"}, "the rejected one 2; set on_ties (drop, keep)"),
     ],
 )  # fmt: skip

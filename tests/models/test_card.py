@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
 
 from prefopt.errors import StorageError
-from prefopt.models.card import CardFacts, bibtex_from_reference, render_card, write_card
+from prefopt.models.card import CardFacts, render_card, write_card
+from prefopt.models.citation import TrainedObjective, bibtex_from_reference, trained_objective
+from prefopt.objectives import find_objective, needs_of, objective_names, with_wpo
 
 PAPER = "Rafailov et al. 2023, Direct Preference Optimization, arXiv 2305.18290"
 FACTS = CardFacts(
@@ -195,3 +198,85 @@ def test_unwritable_folder_is_named(tmp_path: Path) -> None:
     assert str(caught.value) == (
         f"cannot write the model card {tmp_path / 'absent' / 'README.md'}: No such file or directory"
     )
+
+
+def used(*names: str, weights: tuple[float, ...] = ()) -> tuple[TrainedObjective, ...]:
+    given = weights or (1.0,) * len(names)
+    return tuple(
+        trained_objective(find_objective(name), weight=weight)
+        for name, weight in zip(names, given, strict=True)
+    )
+
+
+def card_of(method: str, paper: str, objectives: tuple, own: tuple) -> str:
+    return render_card(
+        CardFacts(method=method, paper=paper, base_model="a/b", objectives=objectives, own=own)
+    )
+
+
+def test_another_objective_is_named_and_cited_instead_of_the_method() -> None:
+    card = card_of("dpo", PAPER, used("simpo"), used("dpo"))
+    assert "# a/b after simpo\n" in card
+    assert "with method `dpo` and objective `simpo`." in card
+    assert YAML(typ="safe").load(card.split("---\n")[1])["tags"] == ["prefopt", "simpo"]
+    assert "Rafailov" not in card
+    assert "Objective simpo: Meng et al. 2024, arXiv 2405.14734.\n" in card
+    assert "@misc{simpo,\n  note = {Meng et al. 2024, arXiv 2405.14734},\n" in card
+
+
+def test_every_objective_of_a_mix_is_cited_once() -> None:
+    mix = used("dpo", "bco_pair", "sft", weights=(0.8, 0.2, 1.0))
+    card = card_of("dpo", PAPER, mix, used("dpo"))
+    assert "with method `dpo` and objectives 0.8 `dpo` + 0.2 `bco_pair` + `sft`." in card
+    assert f"The method: {PAPER}\n" in card
+    assert "Objective dpo:" not in card
+    assert "Objective sft: folklore; as an anchor: Pang et al. 2024, arXiv 2404.19733" in card
+    assert [line for line in card.splitlines() if line.startswith("  eprint")] == [
+        f"  eprint = {{{number}}},"
+        for number in ("2305.18290", "2404.04656", "2411.10442", "2404.19733", "2405.16436")
+    ]
+
+
+def test_a_method_that_is_more_than_its_objective_is_always_cited() -> None:
+    paper = "Lai et al. 2024, Step-DPO, arXiv 2406.18629"
+    plain = card_of("step_dpo", paper, used("dpo"), used("dpo"))
+    assert "with `step_dpo`." in plain
+    assert f"The method: {paper}\n\nObjective dpo: Rafailov et al. 2023" in plain
+    other = card_of("step_dpo", paper, used("cdpo"), used("dpo"))
+    assert "# a/b after step_dpo with cdpo\n" in other
+    assert f"The method: {paper}\n\nObjective cdpo: Mitchell 2023" in other
+
+
+def test_the_own_objective_adds_only_what_the_paper_does_not_cover() -> None:
+    paper = "Wang et al. 2024, ASFT, arXiv 2409.10571"
+    card = card_of("asft", paper, used("asft"), used("asft"))
+    assert "with `asft`." in card
+    assert card.count("eprint = {2409.10571}") == 1
+    assert (
+        "@misc{asft-2,\n  note = {temperature: Gorbatovski et al. 2025, arXiv 2502.01237}" in card
+    )
+    assert card_of("dpo", PAPER, used("dpo"), used("dpo")) == card_of("dpo", PAPER, (), ())
+
+
+def test_a_factor_of_the_own_objective_is_named() -> None:
+    card = card_of("dpo", PAPER, used("dpo", weights=(0.5,)), used("dpo"))
+    assert "with method `dpo` and objective 0.5 `dpo`." in card
+
+
+def test_folklore_cites_nothing() -> None:
+    assert "## Citation" not in card_of("sft", "", used("sft"), used("sft"))
+
+
+@pytest.mark.parametrize("name", objective_names())
+def test_every_objective_has_a_source(name: str) -> None:
+    found = trained_objective(with_wpo_or_itself(name))
+    assert found.name == name
+    assert found.source.endswith(".")
+    assert "Departures" not in found.source and "Peers" not in found.source
+
+
+def with_wpo_or_itself(name: str):
+    """Modified where that is possible: the docstring is found behind partials and modifiers."""
+    objective = partial(find_objective(name))
+    need = needs_of(objective)
+    return with_wpo(objective) if need.view == "pairs" and not need.positional else objective

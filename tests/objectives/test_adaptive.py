@@ -9,15 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from prefopt.objectives.adaptive import (
-    advance_gap,
-    aot,
-    aot_unpaired,
-    beta_dpo,
-    mallows,
-    tdpo,
-    tdpo1,
-)
+from prefopt.objectives.adaptive import advance_gap, aot, aot_unpaired, beta_dpo
+from prefopt.objectives.token_level import mallows, mallows_ipo, tdpo, tdpo1
 from prefopt.objectives.types import Losses, Pairs, needs_of
 from tests.objectives.given import random_pairs
 
@@ -43,6 +36,12 @@ def np_beta_dpo(a, *, beta, alpha, gap_mean=0.0):
     return softplus(-max(1e-3, beta * (1 + alpha * (h.mean() - gap_mean))) * h)
 
 
+def np_mallows_ipo(a, *, beta, scale):
+    spread = (a.Hw / a.nw + a.Hl / a.nl) / 2
+    h = (a.Sw - a.Rw) - (a.Sl - a.Rl)
+    return (-scale * np.log(spread) * h - 1 / (2 * beta)) ** 2
+
+
 def np_mallows(a, *, beta, scale):
     dispersion = 0.5 * (a.Hw / a.nw + a.Hl / a.nl)
     return softplus(beta * scale * np.log(dispersion) * ((a.Sw - a.Rw) - (a.Sl - a.Rl)))
@@ -62,6 +61,7 @@ CASES = [
     (beta_dpo, np_beta_dpo, {"beta": 0.3, "alpha": 2.0, "gap_mean": 50.0}),
     (mallows, np_mallows, {"beta": 0.1, "scale": 0.29}),
     (mallows, np_mallows, {"beta": 0.9, "scale": 3.0}),
+    (mallows_ipo, np_mallows_ipo, {"beta": 0.2, "scale": 0.29}),
     (tdpo, np_tdpo, {"beta": 0.1, "alpha": 0.5}),
     (tdpo, np_tdpo, {"beta": 0.4, "alpha": 2.0}),
     (tdpo1, partial(np_tdpo, alpha=1.0), {"beta": 0.2}),

@@ -347,7 +347,7 @@ def test_what_all_keep(objective, check) -> None:
 
 def test_what_they_need() -> None:
     assert {o.__name__: needs_of(o).annotations for o in NUMPY} == {
-        "odpo": (),  # what becomes of unscored pairs is a choice: the method makes it
+        "odpo": ("scores",),
         "dpo_margin": ("margins",),
         "home_advantage": (),
         "dpop": (),

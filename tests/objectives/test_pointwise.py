@@ -251,3 +251,11 @@ def test_every_one_names_what_it_misses_and_a_bad_beta(objective) -> None:
         objective(Pairs(torch.zeros(1), torch.zeros(1)))
     with pytest.raises(ValueError, match=f"{name}: beta is -1.0; it must be a finite number > 0"):
         objective(pairs_at([0.0]), beta=-1.0)
+
+
+def test_bco_pair_is_bco_without_its_shift() -> None:
+    from prefopt.objectives.pointwise import bco_pair
+
+    pairs, _ = random_pairs(4)
+    torch.testing.assert_close(bco_pair(pairs, beta=0.3).loss, bco(pairs, beta=0.3).loss)
+    assert not needs_of(bco_pair).coupled and needs_of(bco_pair).running is None

@@ -86,7 +86,9 @@ def test_kto_against_numpy(parameters, seed) -> None:
         out.loss.detach().numpy(), by_label(label, good, bad), rtol=0, atol=1e-10
     )
     np.testing.assert_allclose(out.terms["kl"].numpy(), z0, rtol=0, atol=1e-10)
-    np.testing.assert_allclose(out.terms["reward"].numpy(), beta * ratio, rtol=0, atol=1e-10)
+    for mark, name in ((1, "rewards/chosen"), (0, "rewards/rejected")):
+        side = np.where(label == mark, beta * ratio, np.nan)
+        np.testing.assert_allclose(out.terms[name].numpy(), side, rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("beta", [0.1, 0.9])

@@ -49,7 +49,7 @@ from tests.parity.conftest import PAIRS, Make, Models, agree, batch_of
 trl = pytest.importorskip("trl", reason="the extra `bench` is not installed")
 
 pytestmark = [
-    pytest.mark.bench,
+    pytest.mark.parity,
     pytest.mark.filterwarnings("ignore"),  # TRL's own
     pytest.mark.skipif(not trl.__version__.startswith("1.16."), reason="written for TRL 1.16"),
 ]
@@ -265,7 +265,10 @@ def test_log_probabilities_are_those_of_the_logits(make: Make):
 
 def test_online_dpo_trainer_sums(make: Make, models: Models):
     """OnlineDPO's `ipo` is over sums; from one pair, whose log-ratio difference the trainer logs."""
-    from trl.experimental.online_dpo import OnlineDPOConfig, OnlineDPOTrainer
+    from trl.experimental.online_dpo import (  # pyright: ignore[reportMissingImports] - an extra
+        OnlineDPOConfig,
+        OnlineDPOTrainer,
+    )
 
     for loss_type, objective in (("sigmoid", dpo), ("ipo", ipo_sum)):
         trainer = make(

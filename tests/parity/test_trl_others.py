@@ -35,7 +35,7 @@ from tests.parity.conftest import PAIRS, Make, Models, agree, batch_of
 trl = pytest.importorskip("trl", reason="the extra `bench` is not installed")
 
 pytestmark = [
-    pytest.mark.bench,
+    pytest.mark.parity,
     pytest.mark.filterwarnings("ignore"),  # TRL's own
     pytest.mark.skipif(not trl.__version__.startswith("1.16."), reason="written for TRL 1.16"),
 ]
@@ -105,7 +105,10 @@ CPO: dict[str, tuple[dict[str, Any], Callable[..., Losses]]] = {
 def test_cpo_trainer(
     settings: dict[str, Any], ours: Callable[..., Losses], make: Make, models: Models
 ):
-    from trl.experimental.cpo import CPOConfig, CPOTrainer
+    from trl.experimental.cpo import (  # pyright: ignore[reportMissingImports] - an extra
+        CPOConfig,
+        CPOTrainer,
+    )
 
     trainer = make(CPOTrainer, CPOConfig, PAIR_ROWS, reference=False, **settings)
     batch = batch_of(trainer)
@@ -117,7 +120,10 @@ def test_cpo_trainer(
 @pytest.mark.parametrize("weight", [0.1, 0.5])
 def test_orpo_trainer(weight: float, make: Make, models: Models):
     """TRL's likelihood term covers the prompt as well; the rest of the loss is compared as it stands."""
-    from trl.experimental.orpo import ORPOConfig, ORPOTrainer
+    from trl.experimental.orpo import (  # pyright: ignore[reportMissingImports] - an extra
+        ORPOConfig,
+        ORPOTrainer,
+    )
 
     trainer = make(ORPOTrainer, ORPOConfig, PAIR_ROWS, reference=False, beta=weight)
     batch = batch_of(trainer)
@@ -142,7 +148,10 @@ TPO: dict[str, tuple[dict[str, Any], Callable[..., Losses]]] = {
 def test_tpo_trainer(
     settings: dict[str, Any], ours: Callable[..., Losses], make: Make, models: Models
 ):
-    from trl.experimental.tpo import TPOConfig, TPOTrainer
+    from trl.experimental.tpo import (  # pyright: ignore[reportMissingImports] - an extra
+        TPOConfig,
+        TPOTrainer,
+    )
 
     trainer = make(TPOTrainer, TPOConfig, ROWS, reference=False, **settings)
     batch = batch_of(trainer)

@@ -137,6 +137,17 @@ def test_a_page_that_cannot_be_written_leaves_nothing_behind(three_runs, tmp_pat
     assert not list(tmp_path.glob(".*"))
 
 
+def test_a_run_without_a_reference_is_described_without_one(three_runs, tmp_path):
+    with (three_runs[1] / "run.yaml").open("a", encoding="utf-8") as recipe:
+        recipe.write("loss_type: [asft]\nloss_weights: null\n")
+    page = write_report(three_runs[1:2], tmp_path / "report.html").read_text("utf-8")
+    text = re.sub(r"\s+", " ", Page(page).text)
+    assert "dpo with asft, 360 pairs" in text
+    assert "rejected response, on the scale of asft, without a reference. Grey text" in text
+    assert "under the reference" not in text
+    assert "nats each" not in text
+
+
 def test_summary_table(three_runs):
     base, dpo, step_dpo = summary_table(three_runs)
     assert base.cells() == ("base", "61.2%", "56.9–65.4%", "–", "–")

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -112,3 +113,18 @@ def test_recipe_words():
         "dpo, 360 pairs from pairs.jsonl, 90 steps, learning rate 1e-05, beta 0.3"
     )
     assert not recipe_words(Run("base", Path("base")))
+
+
+def test_objectives_stand_beside_the_method(three_runs):
+    base, run, _ = read_runs(three_runs)
+    mixed = replace(
+        run, settings={**run.settings, "loss_type": ["simpo", "sft"], "loss_weights": [1.0, 0.1]}
+    )
+    assert recipe_words(mixed).startswith("dpo with simpo + 0.1 sft, 360 pairs")
+    assert verdict([base, mixed], base)[0].startswith(
+        "dpo (simpo + 0.1 sft, 360 pairs, 90 steps) raised accuracy on held-out problems"
+    )
+    alone = replace(mixed, evaluation=None)
+    assert verdict([alone], None)[0].startswith(
+        "dpo was trained with simpo + 0.1 sft for 90 steps; loss went from"
+    )

@@ -57,7 +57,7 @@ def cut(ids: list[str], scores: Scores, groups: list[int]) -> Part:
         "pairs": torch.tensor([1.0 + int(scores.chosen[p]) % 3 for p in pairs]),
         "responses": (~part.mismatched).double(),
     }
-    return Part([ids[g] for g in groups], part, weights)
+    return Part(tuple(ids[g] for g in groups), part, weights)
 
 
 def gradient(objective, ids, scores, groups: list[list[int]]) -> tuple[float, torch.Tensor, dict]:
@@ -127,13 +127,28 @@ def test_statistics_count_once_a_step_and_only_if_it_ends_well() -> None:
 def test_joining_orders_by_id_and_finds_the_own_part() -> None:
     ids, scores = forest()
     parts = [cut(ids, scores, [6, 2]), cut(ids, scores, [0, 5, 1, 4, 3])]
-    whole = join(parts, 1, parts[1])
-    torch.testing.assert_close(whole.scores.policy[whole.responses], parts[1].scores.policy)
-    own = whole.scores.policy[whole.scores.chosen][whole.pairs]
-    torch.testing.assert_close(own, parts[1].scores.policy[parts[1].scores.chosen])
-    other = join(parts[::-1], 0, parts[1])
+    whole = join(parts)
+    for number, part in enumerate(parts):
+        here = whole.scores.policy[whole.responses[number]]
+        torch.testing.assert_close(here, part.scores.policy)
+        own = whole.scores.policy[whole.scores.chosen][whole.pairs[number]]
+        torch.testing.assert_close(own, part.scores.policy[part.scores.chosen])
+    other = join(parts[::-1])
     torch.testing.assert_close(whole.scores.policy, other.scores.policy)
     assert torch.equal(whole.scores.chosen, other.scores.chosen)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda o: o.func.__name__)
+def test_an_evaluation_in_parts_is_that_of_the_whole(objective) -> None:
+    ids, scores = forest()
+    terms = Terms([Term(objective)], seed=3, device=CPU)
+    losses: list[float] = []
+    for groups in ([list(range(7))], [[6, 2], [5, 0], [1], [4, 3]]):
+        parts = [cut(ids, scores, group) for group in groups]
+        with terms.step(None, parts if len(parts) > 1 else [], first=0):
+            found = [terms.apply(part)[0] for part in parts]
+        losses.append(sum((f.losses.loss * f.weight).sum().item() for f in found))
+    assert losses[1] == pytest.approx(losses[0], rel=1e-12)
 
 
 def test_what_an_objective_refuses_names_the_records() -> None:

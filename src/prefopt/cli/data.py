@@ -62,6 +62,9 @@ def run(arguments: argparse.Namespace) -> int:
     )
     _print_columns(mapping)
     _print_records(preferences)
+    _print_scores(preferences)
+    if {"responses", "items"} & set(mapping.values()):
+        _print_pairing(preferences, options.pairing)
     if arguments.model is None:
         _check_characters(preferences, arguments, ledger)
     else:
@@ -73,9 +76,14 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _print_columns(mapping: Mapping[str, str]) -> None:
     print("columns: " + ", ".join(f"{column} -> {role}" for column, role in mapping.items()))
+    # TRL's name for the gold response, which holds all kinds of things in other files.
+    if mapping.get("reference") == "meta" and "rejected" in mapping.values():
+        print("  if 'reference' holds gold responses (tpo), add --column gold=reference")
 
 
 def _print_records(preferences: Sequence[Preference]) -> None:
+    from prefopt.text.quality import gold_responses
+
     responses = [r for p in preferences for r in p.responses]
     chats = sum(not isinstance(p.prompt, str) for p in preferences)
     facts = {
@@ -85,6 +93,7 @@ def _print_records(preferences: Sequence[Preference]) -> None:
         "conversations": chats,
         "plain text prompts": len(preferences) - chats,
         "with prefix": sum(bool(p.prefix) for p in preferences),
+        "gold responses": sum(len(gold_responses(p)) for p in preferences),
         "scored responses": sum(r.score is not None for r in responses),
         "ranked responses": sum(r.rank is not None for r in responses),
         "desirable": sum(r.label is True for r in responses),
@@ -94,6 +103,44 @@ def _print_records(preferences: Sequence[Preference]) -> None:
     print(
         "content: " + ", ".join(f"{n:,} {name}" for name, n in facts.items() if n or name in always)
     )
+
+
+def _print_scores(preferences: Sequence[Preference]) -> None:
+    """The pairs by their scores, where there are any; what `odpo` decides about is named with its keys."""
+    if all(r.score is None for p in preferences for r in p.responses):
+        return
+    kinds = {"in order": 0, "equal": 0, "inverted (rejected higher)": 0, "missing a score": 0}
+    order, equal, inverted, missing = kinds
+    for preference in preferences:
+        for pair in preference.pairs:
+            chosen = preference.responses[pair.chosen].score
+            rejected = preference.responses[pair.rejected].score
+            if chosen is None or rejected is None:
+                kinds[missing] += 1
+            elif chosen == rejected:
+                kinds[equal] += 1
+            else:
+                kinds[order if chosen > rejected else inverted] += 1
+    keys = {"on_ties": equal, "on_inverted": inverted, "on_missing": missing}
+    asked = [key for key, kind in keys.items() if kinds[kind]]
+    shown = " + ".join(f"{n:,} {kind}" for kind, n in kinds.items())
+    remedy = f"; odpo: see {', '.join(asked)}" if asked else ""
+    print(f"scores: {sum(kinds.values()):,} pairs = {shown}{remedy}")
+
+
+def _print_pairing(preferences: Sequence[Preference], pairing: str) -> None:
+    """What the pairing of lists left out."""
+    from prefopt.text.pairing import comparable, count_ties
+
+    ties = sum(count_ties(p.responses, pairing) for p in preferences)
+    left = [len(p.responses) - len(comparable(p.responses)) for p in preferences]
+    facts = {
+        "pairs of equal scores or ranks left out": ties,
+        "responses in no pair for want of a score": sum(left),
+    }
+    shown = ", ".join(f"{n:,} {what}" for what, n in facts.items() if n)
+    if shown:
+        print(f"pairing {pairing}: {shown}")
 
 
 def _check_characters(

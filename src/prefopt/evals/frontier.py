@@ -114,9 +114,11 @@ def pareto(points: Sequence[FrontierPoint]) -> list[bool]:
 
 
 def reward_at(points: Sequence[FrontierPoint], kl: float) -> float | None:
-    """The reward at a given KL, interpolated linearly between the two nearest points; None outside of them.
+    """The reward at a given KL, interpolated between the two nearest points; None outside of them.
 
-    Points of equal KL count as one with their mean reward.
+    Linear in the square root of the KL, in which a frontier is nearly straight near the reference (the reward of the
+    best policy grows as sqrt(KL) there); linear in the KL itself, a chord lies well below so curved a line, and curves
+    with points at other KLs seem to differ. Points of equal KL count as one with their mean reward.
     """
     by_kl: dict[float, list[float]] = {}
     for point in points:
@@ -124,4 +126,4 @@ def reward_at(points: Sequence[FrontierPoint], kl: float) -> float | None:
     known = sorted(by_kl)
     if not known or not known[0] <= kl <= known[-1]:
         return None
-    return float(np.interp(kl, known, [np.mean(by_kl[k]) for k in known]))
+    return float(np.interp(kl**0.5, np.sqrt(known), [np.mean(by_kl[k]) for k in known]))

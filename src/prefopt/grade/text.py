@@ -51,7 +51,9 @@ def bleu4(
 
     def score(totals: np.ndarray) -> float:
         counts = totals.tolist()
-        found = bleu.compute_bleu(counts[:4], counts[4:8], counts[8], counts[9])
+        found = bleu.compute_bleu(
+            counts[:4], counts[4:8], counts[8], counts[9], smooth_method="exp"
+        )
         return float(found.score)
 
     rng = np.random.default_rng(seed)

@@ -19,19 +19,12 @@ class AsftConfig(ObjectiveKeys):
     essential: ClassVar[str | None] = "asft"
     loss_type: list[str] = Field(default=["asft"])
     """Objectives, one or several (`prefopt methods` lists them); their losses are added up."""
-    beta: float | None = Field(default=1.0, gt=0)
-    """Temperature of the odds; 1 is the paper's objective, 0.1 to 0.5 did best as a second stage elsewhere."""
-    lambda_: float | None = Field(default=1.0, ge=0)
-    """Weight of the alignment term."""
-    ce_coef: float | None = Field(default=1.0, ge=0)
-    """Weight of the likelihood term; 0 leaves the alignment term alone."""
-
-    def contradictions(self) -> list[str]:
-        """The rules of objectives, and that something is left of ASFT."""
-        broken = super().contradictions()
-        if self.lambda_ == 0 and self.ce_coef == 0:
-            broken.append("lambda_ 0 and ce_coef 0 leave nothing to train: set one of them")
-        return broken
+    beta: float | None = Field(default=None, gt=0)
+    """Temperature of the odds; null: 1, the paper's objective; 0.1 to 0.5 did best as a second stage elsewhere."""
+    lambda_: float | None = Field(default=None, ge=0)
+    """Weight of the alignment term; null: 1."""
+    ce_coef: float | None = Field(default=None, ge=0)
+    """Weight of the likelihood term; null: 1; 0 leaves the alignment term alone."""
 
 
 METHOD = Method(

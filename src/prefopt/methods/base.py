@@ -42,6 +42,6 @@ def train(config: RunConfig) -> RunResult:
 
 def plan(config: RunConfig) -> dict[str, object]:
     """What `train` would do: the facts of `plan.json`, without a training step."""
-    from prefopt.runs.train import plan_training  # transformers is loaded only to plan
+    from prefopt.runs.stage import plan_training  # transformers is loaded only to plan
 
     return plan_training(config, find_method(config.method))

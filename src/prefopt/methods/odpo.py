@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal, TypeGuard, get_args
 
+import numpy as np
 from pydantic import Field
 
 from prefopt.errors import RecordError
@@ -25,10 +27,12 @@ class OdpoConfig(ObjectiveKeys):
     essential: ClassVar[str | None] = "odpo"
     loss_type: list[str] = Field(default=["odpo"])
     """Objectives, one or several (`prefopt methods` lists them); their losses are added up."""
-    alpha: float | None = Field(default=1.0, ge=0)
-    """Strength of the offset; 0 is DPO."""
-    offset: Offset | None = "log"
-    """Offset of a pair: alpha times the log of the score difference, the difference, or the log of the ratio."""
+    alpha: float | None = Field(default=None, ge=0)
+    """Strength of the offset; null: 1; 0 is DPO."""
+    offset: Offset | None = None
+    """Offset of a pair: alpha times the log of the score difference, the difference, or the log_ratio; null: log."""
+    pairing: Literal["best_vs_rest", "best_worst", "all", "adjacent"] = "all"
+    """Pairs made of scored lists; all: every two responses with different scores."""
     on_ties: Literal["drop", "keep", "error"] = "drop"
     """Pairs with equal scores; kept ones have no gradient under offset log, and are DPO pairs under the others."""
     on_inverted: Literal["error", "swap", "drop"] = "error"
@@ -39,7 +43,7 @@ class OdpoConfig(ObjectiveKeys):
     @property
     def unscored(self) -> Unscored:
         """The parameter of the objective that `on_missing` decides."""
-        return "dpo" if self.on_missing == "dpo" else "error"
+        return "dpo" if self.on_missing == "dpo" or self.alpha == 0 else "error"
 
 
 def scored_pairs(preference: Preference, config: OdpoConfig) -> Preference | Paired | str:
@@ -53,7 +57,7 @@ def scored_pairs(preference: Preference, config: OdpoConfig) -> Preference | Pai
     for pair in preference.pairs:
         fate = _fate(preference, pair, config)
         counts[fate] += fate != _KEPT
-        if fate in (_KEPT, _SWAPPED):
+        if fate in (_KEPT, _SWAPPED, _TIE_KEPT, _UNSCORED_KEPT):
             turned = replace(pair, chosen=pair.rejected, rejected=pair.chosen)
             kept.append(turned if fate == _SWAPPED else pair)
     reasons = tuple(sorted(+counts))
@@ -66,31 +70,49 @@ def scored_pairs(preference: Preference, config: OdpoConfig) -> Preference | Pai
 
 _KEPT = "kept"
 _SWAPPED = "a pair turned round: its rejected response had the higher score"
+_TIE_KEPT = "a pair with equal scores kept: it has no gradient under offset log"
+_UNSCORED_KEPT = "a pair without two scores trained on without an offset"
 _TIED = "a pair with equal scores left out"
 _INVERTED = "a pair whose rejected response has the higher score left out"
 _MISSING = "a pair without two scores left out"
 
 
 def _fate(preference: Preference, pair: Pair, config: OdpoConfig) -> str:
+    """What becomes of a pair: kept, swapped, or the reason why it is left out."""
     chosen, rejected = (preference.responses[i].score for i in (pair.chosen, pair.rejected))
-    if (
-        chosen is None
-        or rejected is None
-        or not (math.isfinite(chosen) and math.isfinite(rejected))
-    ):
-        policy, key, drop = config.on_missing, "on_missing", _MISSING
-        outcomes = {"dpo": _KEPT}
-    elif chosen == rejected:
-        policy, key, drop = config.on_ties, "on_ties", _TIED
-        outcomes = {"keep": _KEPT}
-    elif chosen < rejected:
-        policy, key, drop = config.on_inverted, "on_inverted", _INVERTED
-        outcomes = {"swap": _SWAPPED}
-    else:
+    if config.alpha == 0:
         return _KEPT
+    if not (_is_score(chosen) and _is_score(rejected)):
+        fates = {"dpo": _UNSCORED_KEPT, "drop": _MISSING}
+        return _by_policy("on_missing", fates, preference, pair, config)
+    # The objective works in float32: what is equal there has no gap.
+    chosen, rejected = float(np.float32(chosen)), float(np.float32(rejected))
+    if config.offset == "log_ratio" and min(chosen, rejected) <= 0:
+        raise RecordError(
+            f"{preference.origin or preference.id}: a pair has scores {chosen:g} and {rejected:g}, and offset "
+            "log_ratio has no value for 0 and below: shift the scores, or set offset: log or difference"
+        )
+    if chosen == rejected:
+        silent = config.offset == "log" and config.delta_min is None
+        fates = {"keep": _TIE_KEPT if silent else _KEPT, "drop": _TIED}
+        return _by_policy("on_ties", fates, preference, pair, config)
+    if chosen < rejected:
+        fates = {"swap": _SWAPPED, "drop": _INVERTED}
+        return _by_policy("on_inverted", fates, preference, pair, config)
+    return _KEPT
+
+
+def _is_score(score: float | None) -> TypeGuard[float]:
+    return score is not None and math.isfinite(score)
+
+
+def _by_policy(
+    key: str, fates: Mapping[str, str], preference: Preference, pair: Pair, config: OdpoConfig
+) -> str:
+    policy = str(getattr(config, key))
     if policy == "error":
         raise _refusal(preference, pair, key)
-    return outcomes.get(policy, drop)
+    return fates[policy]
 
 
 def _refusal(preference: Preference, pair: Pair, key: str) -> RecordError:

@@ -10,7 +10,7 @@ import html
 import io
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,14 +20,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from ruamel.yaml import YAML
 
 from prefopt.errors import StorageError
+from prefopt.models.citation import Credits, TrainedObjective, bibtex, captions
 from prefopt.models.locate import looks_like_path
 from prefopt.records import JsonValue
 
 _PACKAGES = ("prefopt", "torch", "transformers", "peft", "accelerate", "datasets", "tokenizers")
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _DATA_SUFFIXES = {".csv", ".json", ".jsonl", ".parquet", ".txt"}
-_ARXIV = re.compile(r"\b(\d{4}\.\d{4,5})(v\d+)?\b")
-_YEAR = re.compile(r"\b((?:19|20)\d\d)\b(?!\.\d)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +37,10 @@ class CardFacts:
     """`dpo`, `sft`, ...: also a tag."""
     paper: str
     """Authors, year and arXiv id, as in `Method.paper`."""
+    objectives: tuple[TrainedObjective, ...] = ()
+    """What was minimised; empty: what the method minimises by itself."""
+    own: tuple[TrainedObjective, ...] = ()
+    """What the method minimises when a recipe names no objective."""
     bibtex: str = ""
     """Entry to cite; empty makes one out of `paper` with what that says."""
     base_model: str
@@ -61,6 +64,11 @@ class CardFacts:
     """Identifier; left out of the card unless known."""
     versions: Mapping[str, str] | None = None
     """Versions and machine, as in `env.json`; None looks the versions up."""
+
+    @property
+    def credits(self) -> Credits:
+        """What there is to cite."""
+        return Credits(self.method, self.paper, self.objectives, self.own)
 
 
 class _LedgerRow(NamedTuple):
@@ -98,10 +106,11 @@ def render_card(facts: CardFacts) -> str:
         keep_trailing_newline=True,
     )
     ledgers = {"training": facts.ledger, "evaluation": facts.eval_ledger}
+    owed = facts.credits
     versions = framework_versions() if facts.versions is None else facts.versions
     return environment.get_template("model_card.md.j2").render(
         front_matter=_front_matter(facts),
-        title=_text(facts.title or f"{_public(facts.base_model)} after {facts.method}"),
+        title=_text(facts.title or f"{_public(facts.base_model)} after {_training(facts)}"),
         introduction=_introduction(facts),
         snippet=_snippet(facts),
         datasets=", ".join(_code(_public(name)) for name in facts.datasets),
@@ -111,8 +120,8 @@ def render_card(facts: CardFacts) -> str:
             (_code(name), _code(_setting(value))) for name, value in sorted(facts.settings.items())
         ],
         versions=sorted((_text(name), _text(number)) for name, number in versions.items()),
-        citation=_text(facts.paper),
-        bibtex=facts.bibtex.strip() or bibtex_from_reference(facts.method, facts.paper),
+        citations=[_text(line) for line in captions(owed)],
+        bibtex=bibtex(owed, of_paper=facts.bibtex.strip()),
     )
 
 
@@ -127,24 +136,6 @@ def framework_versions() -> dict[str, str]:
     return found
 
 
-def bibtex_from_reference(key: str, reference: str) -> str:
-    """A BibTeX `@misc` entry holding what a one-line reference says: the line, its year, its arXiv id."""
-    line = " ".join(reference.replace("`", "'").split())
-    fields = {"note": "{" + re.sub(r"([&%$#_{}])", r"\\\1", line) + "}"}
-    arxiv = _ARXIV.search(reference)
-    year = _YEAR.search(reference)
-    if year:
-        fields["year"] = "{" + year[1] + "}"
-    if arxiv:
-        fields |= {
-            "eprint": "{" + arxiv[1] + "}",
-            "archivePrefix": "{arXiv}",
-            "url": "{https://arxiv.org/abs/" + arxiv[1] + "}",
-        }
-    lines = ",\n".join(f"  {name} = {value}" for name, value in fields.items())
-    return f"@misc{{{re.sub(r'[^A-Za-z0-9]+', '-', key)},\n{lines}\n}}"
-
-
 def _front_matter(facts: CardFacts) -> str:
     """YAML that the hub accepts: it refuses `base_model` and `datasets` entries that are no hub ids."""
     fields: dict[str, JsonValue] = {"library_name": "peft" if facts.is_adapter else "transformers"}
@@ -155,8 +146,10 @@ def _front_matter(facts: CardFacts) -> str:
         fields["datasets"] = list[JsonValue](hub_datasets)
     if facts.license is not None:
         fields["license"] = facts.license
-    tags = ["prefopt", facts.method.replace("_", "-"), *(["lora"] if facts.is_adapter else [])]
-    fields["tags"] = list[JsonValue](tags)
+    used = [facts.method] if facts.credits.of_method else []
+    used += [] if facts.credits.plain else [objective.name for objective in facts.objectives]
+    tags = [name.replace("_", "-") for name in dict.fromkeys(used)]
+    fields["tags"] = list[JsonValue](["prefopt", *tags, *(["lora"] if facts.is_adapter else [])])
     out = io.StringIO()
     yaml = YAML()
     yaml.default_flow_style = False
@@ -179,7 +172,29 @@ def _introduction(facts: CardFacts) -> str:
     if not _is_hub_id(facts.base_model):
         base = _code(_public(facts.base_model))
     summary = f": {_text(facts.summary)}" if facts.summary else "."
-    return f"{kind} trained from {base} with {_code(facts.method)}{summary}"
+    return f"{kind} trained from {base} with {_method(facts)}{summary}"
+
+
+def _method(facts: CardFacts) -> str:
+    """The method and, where they are not just its own, the objectives with their factors."""
+    if facts.credits.plain:
+        return _code(facts.method)
+    noun = "objective" if len(facts.objectives) == 1 else "objectives"
+    return f"method {_code(facts.method)} and {noun} {_sum(facts.objectives, _code)}"
+
+
+def _training(facts: CardFacts) -> str:
+    """The same in few words, for the title."""
+    if facts.credits.plain:
+        return facts.method
+    objectives = _sum(facts.objectives, str)
+    return f"{facts.method} with {objectives}" if facts.credits.of_method else objectives
+
+
+def _sum(objectives: Sequence[TrainedObjective], show: Callable[[str], str]) -> str:
+    return " + ".join(
+        show(name) if weight == 1 else f"{weight:g} {show(name)}" for name, _, weight in objectives
+    )
 
 
 def _snippet(facts: CardFacts) -> str:

@@ -6,7 +6,7 @@ exported here that is decorated with `needs` is an objective, and may stand in a
 
 from difflib import get_close_matches
 
-from prefopt.objectives.adaptive import aot, aot_unpaired, beta_dpo, mallows, tdpo, tdpo1
+from prefopt.objectives.adaptive import aot, aot_unpaired, beta_dpo
 from prefopt.objectives.listwise import plackett_luce
 from prefopt.objectives.modified import with_divergence, with_ld, with_wpo, without_reference
 from prefopt.objectives.modifiers import (
@@ -33,9 +33,10 @@ from prefopt.objectives.pairwise import (
     ipo_sum,
     robust,
 )
-from prefopt.objectives.pointwise import apo_down, apo_zero, bco, cal_dpo, nca, sppo
+from prefopt.objectives.pointwise import apo_down, apo_zero, bco, bco_pair, cal_dpo, nca, sppo
 from prefopt.objectives.reference_free import alphapo, cpo, simpo, slic, tpo, tpo_l
 from prefopt.objectives.supervised import sft
+from prefopt.objectives.token_level import mallows, mallows_ipo, tdpo, tdpo1
 from prefopt.objectives.types import (
     Annotation,
     Extra,
@@ -71,6 +72,7 @@ __all__ = [
     "apo_zero_unpaired",
     "asft",
     "bco",
+    "bco_pair",
     "bco_unpaired",
     "beta_dpo",
     "cal_dpo",
@@ -95,6 +97,7 @@ __all__ = [
     "ld_dpo_policy",
     "ld_policy",
     "mallows",
+    "mallows_ipo",
     "mmpo",
     "nca",
     "needs",

@@ -1,4 +1,4 @@
-"""Pairwise objectives whose strength depends on the batch or the tokens: sorted, selected, dispersed, token-level.
+"""Pairwise objectives that depend on the whole batch: sorted, or selected with a strength of its own.
 
 Symbols: S = summed log-probability of a response under the policy, n its scored tokens, rho = S_policy - S_reference,
 h = rho_chosen - rho_rejected, z = beta * h, sigma = logistic function, eps = label_smoothing. All in nats.
@@ -13,13 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from prefopt.objectives.parameters import fraction, non_negative, positive
-from prefopt.objectives.terms import lengths, log_ratios, reward_terms, sums
+from prefopt.objectives.terms import log_ratios, reward_terms, sums
 from prefopt.objectives.types import (
     Losses,
     Pairs,
     Running,
     needs,
-    require,
     require_reference,
 )
 
@@ -28,9 +27,6 @@ SMALLEST_BETA = 1e-3
 
 MOMENTUM = 0.9
 """Share of the earlier value in beta-DPO's running mean and standard deviation of the gap."""
-
-LEAST_DISPERSION = 1e-6
-"""The floor of MallowsPO's normalised entropy: a reference that is certain of every token has phi = 13.8 * scale."""
 
 
 @needs(view="pairs", coupled=True, positional=True)
@@ -186,94 +182,6 @@ def _select(
     keys = log_weight + gumbel.to(gap.device, gap.dtype, non_blocking=True)
     drawn = keys.topk(kept).indices
     return torch.zeros_like(gap).scatter(0, drawn, pairs / max(kept, 1))
-
-
-@needs(view="pairs", extras=("dispersion",))
-def mallows(pairs: Pairs, *, beta: float = 0.1, scale: float = 0.29) -> Losses:
-    """MallowsPO (Mallows-theta-DPO): trusts a preference more where the reference is sure what comes next.
-
-    ``loss = -log sigma(phi * beta * h), phi = -scale * log H, H = (d_chosen / n_chosen + d_rejected / n_rejected) / 2``
-
-    d is the sum over a response's tokens of the reference's entropy / log |V|, so H is in 0..1 and phi >= 0: near 0 for
-    a reference close to uniform (no gradient), large for a certain one. H is clamped to 1e-6..1, hence phi <= 13.8 *
-    scale; phi is a constant of the data, without gradient. ln 2 at theta = reference; phi = 1 is DPO. An empty response
-    counts as entropy 0.
-
-    Args:
-        beta: strength of the implicit KL anchor, > 0.
-        scale: multiplies the negative log-dispersion, > 0; its inverse is the -log H at which the loss is DPO's.
-
-    Source: Chen et al. 2024, arXiv 2405.14953, and the authors' code (commit c188a2e).
-    Peers: the authors' trainer drops the reference from h by default (`reference_free`), and has no clamp.
-    Departures: the clamp of H.
-    """
-    positive("mallows", beta=beta, scale=scale)
-    chosen, rejected = log_ratios(pairs, "mallows")
-    length_chosen, length_rejected = lengths(pairs, "mallows")
-    entropy_chosen = require(pairs.dispersion_chosen, "dispersion_chosen", "mallows")
-    entropy_rejected = require(pairs.dispersion_rejected, "dispersion_rejected", "mallows")
-    dispersion = (entropy_chosen / length_chosen + entropy_rejected / length_rejected).detach() / 2
-    phi = -scale * torch.log(dispersion.clamp(min=LEAST_DISPERSION, max=1.0))
-    terms = reward_terms(pairs, beta * chosen, beta * rejected)
-    terms["phi"] = phi
-    return Losses(-F.logsigmoid(phi * beta * (chosen - rejected)), terms)
-
-
-@needs(view="pairs", extras=("kl",))
-def tdpo(pairs: Pairs, *, beta: float = 0.1, alpha: float = 0.5) -> Losses:
-    """Token-level DPO, second form (TDPO2): DPO that also holds down the drift on the rejected response.
-
-    ``loss = -log sigma(beta * (h - alpha * (D_rejected - D_chosen)))``
-
-    D is the sum over a response's positions of KL(reference || policy) over the whole vocabulary, nats. D_chosen is
-    detached, so the rejected response's divergence is pushed down and the chosen one's is left alone. ln 2 at
-    theta = reference, where D and its gradient vanish; alpha = 0 is DPO. An empty response has rho = D = 0.
-
-    Args:
-        beta: strength of the implicit KL anchor, > 0.
-        alpha: weight of the divergence term, >= 0.
-
-    Source: Zeng et al. 2024, arXiv 2404.11999.
-    Peers: the authors' code logs beta * (rho + D) as rewards where this logs beta * rho, as every objective here.
-    Departures: none.
-    """
-    positive("tdpo", beta=beta)
-    non_negative("tdpo", alpha=alpha)
-    kl_chosen = require(pairs.kl_chosen, "kl_chosen", "tdpo")
-    kl_rejected = require(pairs.kl_rejected, "kl_rejected", "tdpo")
-    return _token_level(pairs, beta, alpha * (kl_rejected - kl_chosen.detach()), "tdpo")
-
-
-@needs(view="pairs", extras=("kl",))
-def tdpo1(pairs: Pairs, *, beta: float = 0.1) -> Losses:
-    """Token-level DPO, first form (TDPO1): the Bradley-Terry loss of the token-level problem.
-
-    ``loss = -log sigma(beta * (h - (D_rejected - D_chosen)))``
-
-    D is the sum over a response's positions of KL(reference || policy) over the whole vocabulary, nats. Nothing is
-    detached: the loss *raises* the chosen response's divergence, which the second form (`tdpo`) mends. ln 2 at
-    theta = reference. An empty response has rho = D = 0.
-
-    Args:
-        beta: strength of the implicit KL anchor, > 0.
-
-    Source: Zeng et al. 2024, arXiv 2404.11999.
-    Peers: the authors' code logs beta * (rho + D) as rewards where this logs beta * rho, as every objective here.
-    Departures: none.
-    """
-    positive("tdpo1", beta=beta)
-    kl_chosen = require(pairs.kl_chosen, "kl_chosen", "tdpo1")
-    kl_rejected = require(pairs.kl_rejected, "kl_rejected", "tdpo1")
-    return _token_level(pairs, beta, kl_rejected - kl_chosen, "tdpo1")
-
-
-def _token_level(pairs: Pairs, beta: float, drift: Tensor, objective: str) -> Losses:
-    """The loss of both TDPO forms, given the divergence term `[P]` in nats."""
-    chosen, rejected = log_ratios(pairs, objective)
-    terms = reward_terms(pairs, beta * chosen, beta * rejected)
-    terms["kl/chosen"] = require(pairs.kl_chosen, "kl_chosen", objective).detach()
-    terms["kl/rejected"] = require(pairs.kl_rejected, "kl_rejected", objective).detach()
-    return Losses(-F.logsigmoid(beta * (chosen - rejected - drift)), terms)
 
 
 def _check_smoothed(objective: str, beta: float, label_smoothing: float) -> None:

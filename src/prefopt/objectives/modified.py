@@ -15,7 +15,16 @@ from prefopt.objectives.modifiers import (
     wpo_weights,
     zero_reference,
 )
-from prefopt.objectives.types import Extra, Losses, Needs, Objective, Pairs, needs_of, unbound
+from prefopt.objectives.types import (
+    Extra,
+    Losses,
+    Needs,
+    Objective,
+    Pairs,
+    as_float32,
+    needs_of,
+    unbound,
+)
 
 Change = Callable[[Pairs], Pairs]
 
@@ -77,7 +86,13 @@ def _changed(
 
     @wraps(unbound(objective))
     def modified(pairs: Pairs, **provided: object) -> Losses:
-        return finish(pairs, objective(change(pairs), **provided))
+        losses = finish(pairs, objective(change(pairs), **provided))
+        # The rewards are those of the changed pairs; log-probabilities are what the model gives.
+        own = {
+            "logps/chosen": as_float32(pairs.policy_chosen).detach(),
+            "logps/rejected": as_float32(pairs.policy_rejected).detach(),
+        }
+        return Losses(losses.loss, {**losses.terms, **own})
 
     if need.running is not None:
         advance = need.running.advance

@@ -73,6 +73,8 @@ def asft(pairs: Pairs, *, lambda_: float = 1.0, ce_coef: float = 1.0, beta: floa
     """
     positive("asft", beta=beta)
     non_negative("asft", lambda_=lambda_, ce_coef=ce_coef)
+    if lambda_ == 0 and ce_coef == 0:
+        raise ValueError("asft: lambda_ 0 and ce_coef 0 leave nothing to train; set one of them")
     chosen, rejected = _sides(pairs, "asft")
     nll = -chosen.mean * chosen.present
     if beta == 1:

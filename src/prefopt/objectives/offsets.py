@@ -25,7 +25,7 @@ Unscored: TypeAlias = Literal["error", "dpo"]
 """What a pair with a missing score is."""
 
 
-@needs(view="pairs")
+@needs(view="pairs", annotations=("scores",))
 def odpo(
     pairs: Pairs,
     *,
@@ -43,7 +43,7 @@ def odpo(
     beta and has no gradient: d loss / d z = -sigma(Delta - z). With g = s_chosen - s_rejected the log form is
     log(1 + g^alpha e^-z), log(1 + g^alpha) at theta = reference: DPO at g = 1, weaker below, stronger above, so the
     unit of the scores matters (a factor c adds alpha log c to every Delta); a tie has loss and gradient 0, and its
-    offset is logged as 0. alpha = 0 is DPO, bit for bit, whatever the scores are.
+    offset is logged as 0 (`ties` is the share of such pairs). alpha = 0 is DPO, bit for bit, whatever the scores are.
 
     Args:
         beta: strength of the implicit KL anchor, > 0.
@@ -75,7 +75,11 @@ def odpo(
     delta = delta.masked_fill(tie, 0.0)
     loss = (-F.logsigmoid(z - delta)).masked_fill(tie, 0.0)
     terms = reward_terms(pairs, beta * chosen, beta * rejected)
-    terms |= {"offset": delta, "score_gap": (score_chosen - score_rejected).detach()}
+    terms |= {
+        "offset": delta,
+        "score_gap": (score_chosen - score_rejected).detach(),
+        "ties": tie.to(delta.dtype),
+    }
     return Losses(loss, terms)
 
 
@@ -111,6 +115,8 @@ def odpo_offset(
     _check_scores(chosen, rejected, form)
     delta = alpha * form.of(chosen, rejected)
     if delta_min is not None:
+        if not math.isfinite(delta_min):
+            raise ValueError(f"odpo: delta_min is {delta_min}; it must be a finite number, or None")
         delta = delta.clamp(min=delta_min)
     return delta.masked_fill(plain, 0.0)
 

@@ -84,6 +84,26 @@ def bco(pairs: Pairs, *, beta: float = 0.01, delta: float | Tensor = 0.0) -> Los
 
 
 @needs(view="pairs")
+def bco_pair(pairs: Pairs, *, beta: float = 0.01) -> Losses:
+    """Binary Classifier Optimization without its shift: each response classified by its own reward.
+
+    ``loss = -log sigma(beta rho_chosen) - log sigma(-beta rho_rejected)``
+
+    `bco` with delta = 0: no statistic, no coupling of the batch. 2 ln 2 at theta = reference. An empty response has
+    rho = 0.
+
+    Args:
+        beta: scale of the rewards, > 0.
+
+    Source: Jung et al. 2024, arXiv 2404.04656, without the reward shift; in MPO (Wang et al. 2024, arXiv 2411.10442)
+        one of three objectives: loss_type [dpo, bco_pair, sft], loss_weights [0.8, 0.2, 1.0].
+    Peers: TRL 1.16's bco_pair is this.
+    Departures: no reward shift.
+    """
+    return bco(pairs, beta=beta, delta=0.0)
+
+
+@needs(view="pairs")
 def sppo(pairs: Pairs, *, beta: float = 0.001) -> Losses:
     """Self-Play Preference Optimization, hard labels: regresses both log-ratios to fixed targets.
 

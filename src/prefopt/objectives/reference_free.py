@@ -137,7 +137,7 @@ def alphapo(pairs: Pairs, *, beta: float = 2.5, gamma: float = 0.5, alpha: float
     return Losses(-F.logsigmoid(beta * (chosen - rejected) - gamma), terms)
 
 
-@needs(view="pairs", reference=False)
+@needs(view="pairs", reference=False, extras=("gold",))
 def tpo(
     pairs: Pairs, *, beta: float = 0.01, tpo_alpha: float = 1.0, label_smoothing: float = 0.0
 ) -> Losses:
@@ -163,7 +163,7 @@ def tpo(
     return _contrast(pairs, beta, label_smoothing, tpo_alpha, "tpo", gold=True)
 
 
-@needs(view="pairs", reference=False)
+@needs(view="pairs", reference=False, extras=("gold",))
 def tpo_l(pairs: Pairs, *, beta: float = 2.0, gamma: float = 0.5, tpo_alpha: float = 1.0) -> Losses:
     """TPO-L: SimPO plus likelihood of a third, best response.
 

@@ -85,14 +85,14 @@ class Scores(NamedTuple):
     reference_chosen_common: Tensor | None = None
     reference_rejected_common: Tensor | None = None
 
-    def pairs(self) -> Pairs:
-        """The view that pairwise objectives take."""
+    def pairs(self, *, gold: bool = False) -> Pairs:
+        """The view that pairwise objectives take; `gold` also looks for the best response of each pair's prompt."""
         chosen, rejected = self.chosen, self.rejected
 
         def take(values: Tensor | None, index: Tensor) -> Tensor | None:
             return None if values is None else values[index]
 
-        gold = self.gold()
+        best = self.gold() if gold else None
         return Pairs(
             policy_chosen=self.policy[chosen],
             policy_rejected=self.policy[rejected],
@@ -103,8 +103,8 @@ class Scores(NamedTuple):
             score_chosen=self.score[chosen],
             score_rejected=self.score[rejected],
             margin=self.margin,
-            policy_gold=self.policy[gold],
-            length_gold=self.length[gold],
+            policy_gold=None if best is None else self.policy[best],
+            length_gold=None if best is None else self.length[best],
             kl_chosen=take(self.kl, chosen),
             kl_rejected=take(self.kl, rejected),
             dispersion_chosen=take(self.dispersion, chosen),
@@ -124,8 +124,33 @@ class Scores(NamedTuple):
         )
 
     def order(self) -> Tensor:
-        """[R] smaller is better: the rank, else minus the score, NaN where there is neither."""
-        return torch.where(torch.isnan(self.rank), -self.score, self.rank)
+        """[R] smaller is better, NaN for what has no place.
+
+        Minus the score where all responses to the prompt have one, else the rank where all have one, else minus the
+        scores that there are, else the ranks. Answers to other prompts have no place.
+        """
+        same = self.group[None, :] == self.group[:, None]
+        own = same if self.mismatched is None else same & ~self.mismatched[None, :]
+
+        def complete(values: Tensor) -> Tensor:
+            return ~(own & torch.isnan(values)[None, :]).any(dim=1)
+
+        some = (own & ~torch.isnan(self.score)[None, :]).any(dim=1)
+        by_rank = ~complete(self.score) & (complete(self.rank) | ~some)
+        order = torch.where(by_rank, self.rank, -self.score)
+        return order if self.mismatched is None else order.masked_fill(self.mismatched, torch.nan)
+
+    def heads(self) -> Tensor:
+        """[R] bool: the best response of each prompt with at least two in an order, the first of equals."""
+        order = self.order()
+        same = self.group[None, :] == self.group[:, None]
+        index = torch.arange(len(order), device=order.device)
+        ahead = (order[None, :] < order[:, None]) | (
+            (order[None, :] == order[:, None]) & (index[None, :] < index[:, None])
+        )
+        placed = ~torch.isnan(order)
+        several = (same & placed[None, :]).sum(dim=1) >= 2
+        return placed & several & ~(same & ahead).any(dim=1)
 
     def gold(self) -> Tensor:
         """[P] position of the best response to each pair's prompt; the chosen one where nothing is ranked above it."""
@@ -152,7 +177,7 @@ class Losses(NamedTuple):
 Mean = Literal["pairs", "tokens", "responses", "groups"]
 """Over what the losses of a global batch are averaged: pairs (by their weight), scored tokens, responses, prompts."""
 
-Extra = Literal["kl", "dispersion", "alignment", "common"]
+Extra = Literal["kl", "dispersion", "alignment", "common", "gold"]
 """What costs extra to compute: the fields of `Pairs` and `Scores` of that name."""
 
 Annotation = Literal["scores", "margins", "labels", "ranking"]

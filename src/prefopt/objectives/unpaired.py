@@ -68,13 +68,15 @@ def kto(
     """
     positive("kto", beta=beta)
     non_negative("kto", desirable_weight=desirable_weight, undesirable_weight=undesirable_weight)
+    if desirable_weight == 0 and undesirable_weight == 0:
+        raise ValueError("kto: both weights are 0, which leaves nothing to train; set one of them")
     rho = _log_ratio(scores, "kto")
     drift = _mismatched_mean(scores, rho)
     x = beta * (rho - drift)
     loss = _by_mark(
         scores, desirable_weight * torch.sigmoid(-x), undesirable_weight * torch.sigmoid(x)
     )
-    return Losses(loss, {"reward": beta * rho.detach(), "kl": drift.expand_as(rho)})
+    return Losses(loss, {**_rewards(scores, beta * rho), "kl": drift.expand_as(rho)})
 
 
 @needs(view="responses", mean="responses", annotations=("labels",))
@@ -95,7 +97,7 @@ def apo_zero_unpaired(scores: Scores, *, beta: float = 0.1) -> Losses:
     positive("apo_zero_unpaired", beta=beta)
     rho = _log_ratio(scores, "apo_zero_unpaired")
     loss = _by_mark(scores, torch.sigmoid(-beta * rho), torch.sigmoid(beta * rho))
-    return Losses(loss, {"reward": beta * rho.detach()})
+    return Losses(loss, _rewards(scores, beta * rho))
 
 
 def advance_delta(
@@ -137,7 +139,7 @@ def bco_unpaired(scores: Scores, *, beta: float = 0.1, delta: Tensor | float = 0
     rho = _log_ratio(scores, "bco_unpaired")
     x = beta * rho - delta
     loss = _by_mark(scores, -F.logsigmoid(x), -F.logsigmoid(-x))
-    return Losses(loss, {"reward": beta * rho.detach()})
+    return Losses(loss, _rewards(scores, beta * rho))
 
 
 def _log_ratio(scores: Scores, objective: str) -> Tensor:
@@ -152,6 +154,17 @@ def _mismatched_mean(scores: Scores, rho: Tensor) -> Tensor:
         return rho.new_zeros(())
     total = torch.where(scores.mismatched, rho, 0.0).sum()
     return (total / scores.mismatched.sum().clamp(min=1)).clamp(min=0)
+
+
+def _rewards(scores: Scores, reward: Tensor) -> dict[str, Tensor]:
+    """Rewards and log-probabilities under the names of pairs, NaN where a response is not of that side; detached."""
+    mark, reward, logp = desirable(scores), reward.detach(), as_float32(scores.policy).detach()
+    return {
+        "rewards/chosen": torch.where(mark == 1, reward, torch.nan),
+        "rewards/rejected": torch.where(mark == 0, reward, torch.nan),
+        "logps/chosen": torch.where(mark == 1, logp, torch.nan),
+        "logps/rejected": torch.where(mark == 0, logp, torch.nan),
+    }
 
 
 def _by_mark(scores: Scores, if_desirable: Tensor, if_undesirable: Tensor) -> Tensor:

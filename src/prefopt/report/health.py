@@ -6,38 +6,21 @@ tenth (`series.change`), and a rise or fall counts only beyond two standard erro
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
 
 import numpy as np
 
 from prefopt.report.folder import Evaluation, JsonObject, Run, number
 from prefopt.report.numerals import count, decimal, percent, plural
-from prefopt.report.series import Change, change, smooth
+from prefopt.report.remark import Level, Remark, move_words
+from prefopt.report.rewards import displacement, no_gradient, saturated, unmoved, wrong_order
+from prefopt.report.series import change, smooth
 from prefopt.report.verdict import difference, show_value
 
-Level = Literal["serious", "warning", "note", "good"]
-
-SATURATED_ACCURACY = 0.995
-SATURATED_LOSS = 0.05
 NOISY_SCATTER = 0.12
 """Standard deviation of logged accuracies around their moving average: one line of about 17 pairs at 50%."""
 LENGTH_DRIFT = 0.2
 LOST_ROWS = 0.1
-UNMOVED_LOSS = 0.01
-"""nats"""
-
-
-class Remark(NamedTuple):
-    """One observation."""
-
-    level: Level
-    title: str
-    text: str
-    """What was seen, with numbers."""
-    advice: str = ""
-    """What to try; empty where nothing needs doing."""
 
 
 def examine(run: Run, baseline: Evaluation | None = None) -> list[Remark]:
@@ -76,94 +59,13 @@ def _not_finite(run: Run) -> Remark | None:
     return None
 
 
-def _wrong_order(run: Run) -> Remark | None:
-    accuracy = change(run.series.get("rewards/accuracies"))
-    if accuracy is None or accuracy.end >= 0.5:
-        return None
-    below = accuracy.end < 0.5 - 2 * accuracy.error
-    return Remark(
-        "serious" if below else "warning",
-        "Training ends below chance" if below else "Training ends no better than chance",
-        f"At the end {percent(accuracy.end)} of the training pairs are in the right order; tossing a coin gives "
-        f"50%.",
-        "Check that chosen and rejected are not swapped in the data, then that the learning rate is large enough "
-        "for the loss to fall.",
-    )
-
-
-def _displacement(run: Run) -> Remark | None:
-    """Likelihood displacement: chosen and rejected responses both became less likely.
-
-    Judged by the rewards where they are logged: they compare with the reference pair by pair, whereas the plain
-    log-probabilities also move with the length of the pairs that happen to be in a batch.
-    """
-    kind = "rewards" if "rewards/chosen" in run.series else "logps"
-    chosen, rejected = (change(run.series.get(f"{kind}/{side}")) for side in ("chosen", "rejected"))
-    if chosen is None or rejected is None or not (chosen.fell and rejected.fell):
-        return None
-    parts = [f"{_move(f'{kind}/chosen', chosen)} and {_move(f'{kind}/rejected', rejected)}"]
-    if kind == "rewards":
-        logps = [
-            (name, change(run.series.get(name))) for name in ("logps/chosen", "logps/rejected")
-        ]
-        known = [_move(name, moved) + " nats" for name, moved in logps if moved is not None]
-        beta = number(run.settings, "beta")
-        if beta:
-            nats = [decimal(-moved.amount / beta) for moved in (chosen, rejected)]
-            parts.append(
-                f"at beta {beta:g} the chosen responses lost {nats[0]} and the rejected {nats[1]} nats each"
-            )
-        parts.extend([" and ".join(known)] if known else [])
-    further = rejected.amount < chosen.amount
-    grew = " The margin grew only because the rejected responses fell further." if further else ""
-    return Remark(
-        "warning",
-        "Chosen responses became less likely too (likelihood displacement)",
-        f"{'; '.join(parts)}.{grew}",
-        "A little of this is usual. If the evaluation falls as well: a lower learning rate, fewer steps, a larger "
-        "beta, or a supervised term on the chosen responses.",
-    )
-
-
-def _saturated(run: Run) -> Remark | None:
-    loss, accuracy = change(run.series.get("loss")), change(run.series.get("rewards/accuracies"))
-    margin = change(run.series.get("rewards/margins"))
-    if loss is None or accuracy is None:
-        return None
-    if accuracy.end < SATURATED_ACCURACY or loss.end >= SATURATED_LOSS:
-        return None
-    known = f" and the margin {decimal(margin.end)}" if margin else ""
-    return Remark(
-        "warning",
-        "The margins are saturated",
-        f"At the end {percent(accuracy.end)} of the training pairs are in the right order, the loss is "
-        f"{decimal(loss.end)}{known}: the pairs have nothing left to teach, further steps only push them apart.",
-        "Stop earlier, lower the learning rate, or add harder pairs.",
-    )
-
-
-def _unmoved(run: Run) -> Remark | None:
-    loss, accuracy = change(run.series.get("loss")), change(run.series.get("rewards/accuracies"))
-    if loss is None or accuracy is None or not 0.5 <= accuracy.end < 0.6:
-        return None
-    if abs(loss.amount) >= UNMOVED_LOSS:
-        return None
-    return Remark(
-        "warning",
-        "The policy hardly moved",
-        f"The loss went from {decimal(loss.start)} to {decimal(loss.end)} and {percent(accuracy.end)} of the "
-        f"training pairs are in the right order.",
-        "Raise the learning rate or train for longer.",
-    )
-
-
 def _overfit(run: Run) -> Remark | None:
     train, held_out = run.series.get("loss"), run.series.get("eval_loss")
     if train is None or held_out is None or len(held_out.values) < 3:
         return None
     finite = np.where(np.isfinite(held_out.values), held_out.values, np.inf)
     best, last, fall = int(finite.argmin()), float(finite[-1]), change(train)
-    if fall is None or not fall.fell or not last > finite[best] * 1.05:
+    if fall is None or not fall.fell or not last - finite[best] > 0.05 * abs(finite[best]):
         return None
     return Remark(
         "warning",
@@ -207,7 +109,7 @@ def _length_drift(run: Run) -> Remark | None:
             return Remark(
                 "warning",
                 "The responses change in length",
-                f"{_move(column, moved)} ({'+' if share > 0 else '−'}{percent(abs(share), places=0)}).",
+                f"{move_words(column, moved)} ({'+' if share > 0 else '−'}{percent(abs(share), places=0)}).",
                 "Check whether chosen responses are systematically longer or shorter than rejected ones; a "
                 "length-normalised objective or length-matched pairs remove that shortcut.",
             )
@@ -272,19 +174,13 @@ def _sound(run: Run) -> Remark:
     )
 
 
-def _move(name: str, moved: Change) -> str:
-    if math.isclose(moved.start, moved.end, rel_tol=1e-9, abs_tol=1e-12):
-        return f"{name} stayed at {decimal(moved.end)}"
-    verb = "fell" if moved.amount < 0 else "rose"
-    return f"{name} {verb} by {decimal(abs(moved.amount))} ({decimal(moved.start)} → {decimal(moved.end)})"
-
-
 _CHECKS: tuple[Callable[[Run], Remark | None], ...] = (
     _not_finite,
-    _wrong_order,
-    _displacement,
-    _saturated,
-    _unmoved,
+    no_gradient,
+    wrong_order,
+    displacement,
+    saturated,
+    unmoved,
     _overfit,
     _noisy,
     _length_drift,

@@ -17,10 +17,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from prefopt.errors import StorageError
 from prefopt.report.folder import JsonObject, Run, number, read_runs
-from prefopt.report.health import Remark, examine
+from prefopt.report.health import examine
 from prefopt.report.numerals import MISSING, count, decimal, interval, percent
+from prefopt.report.objectives import margin_note
 from prefopt.report.pairs import Example, choose_examples
 from prefopt.report.panels import curve_panels, evaluation_panels, token_panel
+from prefopt.report.remark import Remark
 from prefopt.report.series import change
 from prefopt.report.svg import css_colour, run_colour
 from prefopt.report.verdict import difference, find_baseline, recipe_words, show_value, verdict
@@ -130,6 +132,7 @@ def render_page(runs: Sequence[Run], *, title: str | None = None) -> str:
         views=[_view(place, run, baseline, colours[run.name]) for place, run in enumerate(runs)],
         evaluations=evaluation_panels(runs, colours),
         curves=curve_panels(runs, colours),
+        margins=margin_note([run for run in runs if run.samples]),
         tokens=token_panel(runs, colours),
         ledgers=[_ledger_view(run, *entry) for run in runs for entry in run.ledgers.items()],
         names=[run.name for run in runs],

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
+import numpy as np
+
 from prefopt.report.folder import Evaluation, Run, number
 from prefopt.report.numerals import count, decimal, interval, percent, size
+from prefopt.report.objectives import rewards_note, rewards_of
 from prefopt.report.plots import Bar, Line, draw_bars, draw_curves, draw_tokens
 from prefopt.report.series import change
 from prefopt.report.svg import Caption
@@ -33,6 +36,8 @@ class _Columns(NamedTuple):
     columns: Sequence[tuple[str, str]]
     scale: Literal["value", "percent"] = "value"
     rule: float | None = None
+    rewards: bool = False
+    """Rewards of single responses: note and rule depend on whether the objectives have a reference."""
 
 
 _SIDES = ("chosen", "rejected")
@@ -49,9 +54,15 @@ _CURVES = (
     _Columns(
         "rewards",
         "Rewards",
-        "Implicit reward of chosen (solid) and rejected (dashed) responses. Below zero: less likely than under "
-        "the reference.",
+        "",
         [(f"rewards/{side}", side) for side in _SIDES],
+        rewards=True,
+    ),
+    _Columns(
+        "reward",
+        "Reward",
+        "Implicit reward of all responses. Below zero: less likely than under the reference.",
+        [("reward", "")],
         rule=0.0,
     ),
     _Columns(
@@ -66,6 +77,12 @@ _CURVES = (
         "Reward of the chosen minus reward of the rejected response.",
         [("rewards/margins", "")],
         rule=0.0,
+    ),
+    _Columns(
+        "nll",
+        "Negative log-likelihood",
+        "Of the responses that are imitated, per token, in nats.",
+        [("nll", "")],
     ),
     _Columns("grad-norm", "Gradient norm", "Before clipping.", [("grad_norm", "")]),
 )
@@ -129,14 +146,11 @@ def token_panel(runs: Sequence[Run], colours: Mapping[str, str]) -> Panel | None
 def _curve_panel(
     columns: _Columns, runs: Sequence[Run], colours: Mapping[str, str]
 ) -> Panel | None:
-    found = [
-        (run, column, role)
-        for run in runs
-        for column, role in columns.columns
-        if column in run.series or f"eval_{column}" in run.series
-    ]
+    found = _logged(columns, runs)
     if not found:
         return None
+    if columns.rewards:
+        columns = _explained(columns, list({run.name: run for run, _, _ in found}.values()))
     several = len({run.name for run, _, _ in found}) > 1
     lines: list[Line] = []
     rows: list[list[str]] = []
@@ -166,6 +180,33 @@ def _curve_panel(
         draw_curves(lines, caption, scale=columns.scale, rule=columns.rule),
         header,
         rows,
+    )
+
+
+def _logged(columns: _Columns, runs: Sequence[Run]) -> list[tuple[Run, str, str]]:
+    """Run, column and role of each curve that there is."""
+    return [
+        (run, column, role)
+        for run in runs
+        for column, role in columns.columns
+        if (column in run.series or f"eval_{column}" in run.series) and not _repeats(run, column)
+    ]
+
+
+def _explained(columns: _Columns, runs: Sequence[Run]) -> _Columns:
+    """The panel of rewards with a note on these runs, and a rule where zero is the reference of any."""
+    anchored = any(rewards_of(run).zero == "reference" for run in runs)
+    return columns._replace(note=rewards_note(runs), rule=0.0 if anchored else None)
+
+
+def _repeats(run: Run, column: str) -> bool:
+    """Whether it is the loss under another name: the likelihood in supervised training."""
+    loss, series = run.series.get("loss"), run.series.get(column)
+    return (
+        column == "nll"
+        and loss is not None
+        and series is not None
+        and np.array_equal(loss.values, series.values)
     )
 
 

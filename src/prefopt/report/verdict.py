@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from prefopt.report.folder import Evaluation, Run, number
 from prefopt.report.numerals import count, decimal, interval, percent, plural, points
+from prefopt.report.objectives import objective_words
 from prefopt.report.series import change
 
 
@@ -83,9 +84,14 @@ def verdict(runs: Sequence[Run], baseline: Run | None) -> list[str]:
 
 
 def recipe_words(run: Run) -> str:
-    """What was trained on what: `dpo, 360 pairs from pairs.jsonl, 90 steps, learning rate 1e-05, beta 0.3`."""
+    """What was trained on what: `dpo, 360 pairs from pairs.jsonl, 90 steps, learning rate 1e-05, beta 0.3`.
+
+    Where the objectives are not the method's own, they follow it: `dpo with 0.8 dpo + sft, ...`.
+    """
     settings = run.settings
-    parts = [str(settings["method"])] if settings.get("method") else []
+    words = [str(settings["method"])] if settings.get("method") else []
+    words.extend([objectives] if (objectives := objective_words(run)) else [])
+    parts = [" with ".join(words)] if words else []
     pairs, steps = number(run.plan, "pairs"), _last_step(run)
     source = settings.get("train_file") or settings.get("dataset_name")
     origin = f" from {PurePath(source).name}" if isinstance(source, str) else ""
@@ -133,9 +139,10 @@ def _outcome(run: Run, baseline: Run | None) -> str:
 
 
 def _effort(run: Run) -> str:
-    """` (360 pairs, 90 steps)`, as far as it is known."""
+    """` (simpo, 360 pairs, 90 steps)`, as far as it is known; the objectives where they are not the method's own."""
     pairs, steps = number(run.plan, "pairs"), _last_step(run)
-    parts = [plural(pairs, "pair")] if pairs is not None else []
+    parts = [objectives] if (objectives := objective_words(run)) else []
+    parts.extend([plural(pairs, "pair")] if pairs is not None else [])
     parts.extend([plural(steps, "step")] if steps is not None else [])
     return f" ({', '.join(parts)})" if parts else ""
 
@@ -164,10 +171,9 @@ def _contest(runs: Sequence[Run]) -> list[str]:
 def _training(run: Run) -> str:
     loss, accuracy = (change(run.series.get(key)) for key in ("loss", "rewards/accuracies"))
     steps = _last_step(run)
+    objectives, effort = objective_words(run), f" for {plural(steps, 'step')}" if steps else ""
     facts = [
-        f"{run.name} was trained for {plural(steps, 'step')}"
-        if steps
-        else f"{run.name} was trained"
+        f"{run.name} was trained{f' with {objectives}' if objectives else ''}{effort}",
     ]
     if loss is not None:
         facts.append(f"loss went from {decimal(loss.start)} to {decimal(loss.end)}")

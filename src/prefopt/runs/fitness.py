@@ -8,34 +8,96 @@ from dataclasses import replace
 
 from prefopt.errors import RecordError
 from prefopt.objectives import Annotation
-from prefopt.records import Preference, Response
+from prefopt.records import Pair, Preference, Response
+from prefopt.runs.method import Paired
 from prefopt.train.terms import Demands
 
 
-def unfit(preference: Preference, demands: Demands) -> str | None:
-    """Why objectives with these demands cannot use the record; None where they can."""
+def fitted(preference: Preference, demands: Demands) -> Preference | Paired | str:
+    """The record with those pairs that objectives with these demands can use, or why there are none.
+
+    Raises:
+        RecordError: pairs have weights that an objective would put on other pairs.
+    """
+    found, notes = preference, ()
     if demands.pairs:
-        if not preference.pairs:
-            return "no pair"
-        if not any(pair.weight for pair in preference.pairs):
+        found, notes = _usable_pairs(preference, demands)
+        if not found.pairs:
+            return ", ".join(notes) or "no pair"
+        if not any(pair.weight for pair in found.pairs):
             return "every pair has weight 0"
-    for annotation in sorted(demands.annotations):
-        if lacking := _LACKING[annotation](preference):
+        if demands.positional and any(pair.weight != 1.0 for pair in found.pairs):
+            raise RecordError(
+                f"{preference.origin or preference.id}: a pair has a weight, and {demands.positional} sorts the batch, "
+                "so that it would fall on another pair: remove the weights, or use another objective"
+            )
+        if not demands.lists:
+            found = _only_paired(found)
+    if "ranking" in demands.annotations:
+        found = _ranked_by_pair(found)
+    for annotation in sorted(demands.annotations & _OF_RECORDS.keys()):
+        if lacking := _OF_RECORDS[annotation](found):
             return lacking
-    return None
+    return Paired(found, notes) if notes else found
 
 
-def _without_margin(preference: Preference) -> str | None:
-    if all(pair.margin is not None for pair in preference.pairs):
-        return None
-    return "a pair without a margin"
+def _usable_pairs(preference: Preference, demands: Demands) -> tuple[Preference, tuple[str, ...]]:
+    """The record without pairs that lack an annotation, and what those lack."""
+    checks = [
+        _OF_PAIRS[annotation] for annotation in sorted(demands.annotations & _OF_PAIRS.keys())
+    ]
+    lacking = [
+        next((what for holds, what in checks if not holds(preference, pair)), "")
+        for pair in preference.pairs
+    ]
+    if not any(lacking):
+        return preference, ()
+    kept = tuple(p for p, what in zip(preference.pairs, lacking, strict=True) if not what)
+    return replace(preference, pairs=kept), tuple(sorted({what for what in lacking if what}))
 
 
-def _without_score(preference: Preference) -> str | None:
-    paired = {i for pair in preference.pairs for i in (pair.chosen, pair.rejected)}
-    if all(preference.responses[i].score is not None for i in paired):
-        return None
-    return "a pair with a response that has no score"
+def _only_paired(preference: Preference) -> Preference:
+    """The record without responses that are in no pair: nothing would look at them, and they cost time."""
+    used = sorted({i for pair in preference.pairs for i in (pair.chosen, pair.rejected)})
+    if len(used) == len(preference.responses):
+        return preference
+    place = {old: new for new, old in enumerate(used)}
+    pairs = (
+        replace(p, chosen=place[p.chosen], rejected=place[p.rejected]) for p in preference.pairs
+    )
+    return replace(
+        preference,
+        responses=tuple(preference.responses[i] for i in used),
+        pairs=tuple(pairs),
+    )
+
+
+def _ranked_by_pair(preference: Preference) -> Preference:
+    """A record of one pair and nothing else as the ranking of two that it is."""
+    bare = all(r.rank is None and r.score is None for r in preference.responses)
+    if not bare or len(preference.pairs) != 1:
+        return preference
+    (pair,) = preference.pairs
+    ranks = {pair.chosen: 1, pair.rejected: 2}
+    return replace(
+        preference,
+        responses=tuple(replace(r, rank=ranks.get(i)) for i, r in enumerate(preference.responses)),
+    )
+
+
+def _has_margin(preference: Preference, pair: Pair) -> bool:
+    del preference
+    return pair.margin is not None
+
+
+def _has_scores(preference: Preference, pair: Pair) -> bool:
+    return all(preference.responses[i].score is not None for i in (pair.chosen, pair.rejected))
+
+
+_OF_PAIRS: Mapping[Annotation, tuple[Callable[[Preference, Pair], bool], str]] = {
+    "margins": (_has_margin, "a pair without a margin left out"),
+    "scores": (_has_scores, "a pair without two scores left out"),
+}
 
 
 def _without_label(preference: Preference) -> str | None:
@@ -45,13 +107,14 @@ def _without_label(preference: Preference) -> str | None:
 
 
 def _without_ranking(preference: Preference) -> str | None:
-    ranked = sum(r.rank is not None or r.score is not None for r in preference.responses)
-    return None if ranked >= 2 else "fewer than two responses with a rank or a score"
+    scores = [r.score for r in preference.responses]
+    ranks = [r.rank for r in preference.responses]
+    by_rank = None in scores and (None not in ranks or all(s is None for s in scores))
+    placed = [value for value in (ranks if by_rank else scores) if value is not None]
+    return None if len(placed) >= 2 else "fewer than two responses with a rank, or with a score"
 
 
-_LACKING: Mapping[Annotation, Callable[[Preference], str | None]] = {
-    "margins": _without_margin,
-    "scores": _without_score,
+_OF_RECORDS: Mapping[Annotation, Callable[[Preference], str | None]] = {
     "labels": _without_label,
     "ranking": _without_ranking,
 }

@@ -15,8 +15,10 @@ from pydantic import Field, field_validator, model_validator
 
 from prefopt.config import RunConfig, unknown_name
 from prefopt.objectives import (
+    Needs,
     Objective,
     Pairs,
+    Scores,
     find_objective,
     needs_of,
     objective_names,
@@ -30,7 +32,24 @@ from prefopt.records import JsonValue
 from prefopt.train.terms import Term
 
 _COMMON = {"beta", "label_smoothing"}
-"""Parameters that mean the same in every objective."""
+"""Parameters that mean the same in every objective that has a reference: its anchor, the share of wrong labels."""
+
+_ELSEWHERE = {
+    "sigmoid": "dpo",
+    "sigmoid_norm": "dpo_norm",
+    "exo_pair": "exo",
+    "nca_pair": "nca",
+    "sppo_hard": "sppo",
+    "kto_pair": "kto",
+    "apo_zero_paired": "apo_zero",
+    "tpo-l": "tpo_l",
+    "nll": "sft",
+    "rpo": "[dpo, sft] with loss_weights",
+    "conservative_dpo": "cdpo",
+    "tr_dpo": "dpo with reference: moving",
+    "f_divergence": "any objective with f_divergence_type",
+}
+"""What other libraries call objectives. Used for hints in error messages only, never accepted."""
 
 _MODIFIERS = {"f_divergence_type", "f_alpha_divergence_coef", "ld_alpha"}
 """Keys that change any pairwise objective, beside those few functions that take them as parameters."""
@@ -108,8 +127,13 @@ class ObjectiveKeys(RunConfig):
         filled = dict(raw)
         defaults = [parameters_of(find_objective(str(name))) for name in names]
         keys = {key for each in defaults for key in each} & cls.model_fields.keys()
-        for key in keys - _MODIFIERS:
+        for key in keys:
+            users = [str(n) for n, each in zip(names, defaults, strict=True) if key in each]
             values = {each[key] for each in defaults if key in each}
+            if key in _MODIFIERS and len(users) < len(names):
+                continue  # set, it would change the other objectives too
+            if len(users) > 1 and not (key in _COMMON and all(map(_anchored, users))):
+                continue
             if raw.get(key) is None and cls.model_fields[key].default is None and len(values) == 1:
                 filled[key] = cast("JsonValue", values.pop())
         return filled
@@ -126,6 +150,9 @@ class ObjectiveKeys(RunConfig):
             raise ValueError("name at least one objective")
         for name in value:
             if name not in objective_names():
+                known = _ELSEWHERE.get(name)
+                if known is not None:
+                    raise ValueError(f"unknown objective {name!r}: here it is {known}")
                 raise ValueError(str(unknown_name("objective", name, objective_names())))
         return value
 
@@ -181,14 +208,32 @@ def _broken(config: ObjectiveKeys) -> Iterator[str]:
         return
     yield from _idle(config)
     yield from _modifiers(config)
-    empty = torch.zeros(0)
-    pairs = Pairs(*([empty] * len(Pairs._fields)))
     for name in names:
-        if needs_of(find_objective(name)).view == "pairs":
-            try:  # objectives check their parameters wherever they are called; here is the earliest place
-                _objective(name, config)(pairs)
-            except ValueError as error:
-                yield str(error)
+        try:  # objectives check their parameters wherever they are called; here is the earliest place
+            _objective(name, config)(_nothing(name))
+        except ValueError as error:
+            yield str(error)
+
+
+def _clashes(config: ObjectiveKeys, needs: list[Needs]) -> Iterator[str]:
+    """Modifiers that have no meaning for what an objective computes itself."""
+    listed = ", ".join(config.loss_type)
+    if config.use_weighting and any("alignment" in need.extras for need in needs):
+        yield f"use_weighting would weigh twice with loss_type {listed}: remove one of them"
+    if config.reference_free and any({"kl", "dispersion"} & {*need.extras} for need in needs):
+        yield f"reference_free has no meaning with loss_type {listed}, which compares whole distributions: remove it"
+    if config.f_divergence_type is not None and any(
+        "kl" in n.extras or n.positional for n in needs
+    ):
+        yield f"f_divergence_type has no meaning with loss_type {listed}: remove it"
+
+
+def _nothing(name: str) -> Pairs | Scores:
+    """An empty batch, as the objective takes it."""
+    empty, index = torch.zeros(0), torch.zeros(0, dtype=torch.int64)
+    if needs_of(find_objective(name)).view == "pairs":
+        return Pairs(*([empty] * len(Pairs._fields)))
+    return Scores(empty, empty, empty, index, index, index, empty, empty, empty, empty)
 
 
 def _idle(config: ObjectiveKeys) -> Iterator[str]:
@@ -205,8 +250,15 @@ def _idle(config: ObjectiveKeys) -> Iterator[str]:
                 f"{key} {value!r} has no effect with loss_type {', '.join(config.loss_type)}: remove it, or use one "
                 f"that has it ({others})"
             )
-        elif len(users) > 1 and key not in _COMMON:
-            yield f"{key} means something else in each of {', '.join(users)}: they cannot share a recipe that sets it"
+        elif len(users) > 1 and not (key in _COMMON and all(map(_anchored, users))):
+            yield (
+                f"{key} means something else in each of {', '.join(users)}: leave it out, so that each has its own "
+                "default, or train them apart"
+            )
+
+
+def _anchored(name: str) -> bool:
+    return needs_of(find_objective(name)).reference
 
 
 def _modifiers(config: ObjectiveKeys) -> Iterator[str]:
@@ -224,16 +276,18 @@ def _modifiers(config: ObjectiveKeys) -> Iterator[str]:
         if used and not any(need.reference or not of_reference for need in pairwise):
             what = "pairs and a reference" if of_reference else "pairs"
             yield f"{key} has no effect: none of loss_type {listed} works on {what}; remove it"
-    if config.use_weighting and any("alignment" in need.extras for need in needs):
-        yield f"use_weighting would weigh twice with loss_type {listed}: remove one of them"
-    if config.reference_free and any({"kl", "dispersion"} & {*need.extras} for need in needs):
-        yield f"reference_free has no meaning with loss_type {listed}, which compares whole distributions: remove it"
+    yield from _clashes(config, needs)
     if config.reference_free and config.f_divergence_type is not None:
         yield "reference_free and f_divergence_type exclude each other: there is nothing to diverge from"
-    if (
-        config.f_alpha_divergence_coef is not None
-        and config.f_divergence_type != "alpha_divergence"
-    ):
+    built_in = any(
+        "f_divergence_type" in parameters_of(find_objective(n)) for n in config.loss_type
+    )
+    coefficient, alpha = config.f_alpha_divergence_coef, config.f_divergence_type
+    if coefficient is not None and alpha != "alpha_divergence" and not built_in:
         yield "f_alpha_divergence_coef has no effect without f_divergence_type: alpha_divergence"
-    if config.ld_scope != "policy_and_reference" and config.ld_alpha is None:
-        yield "ld_scope has no effect without ld_alpha"
+    if config.ld_scope != "policy_and_reference":
+        built_in = [n for n in config.loss_type if "ld_alpha" in parameters_of(find_objective(n))]
+        if config.ld_alpha is None:
+            yield "ld_scope has no effect without ld_alpha"
+        elif built_in:
+            yield f"ld_scope has no effect on {', '.join(built_in)}: use ld_dpo_policy, or dpo with ld_alpha"

@@ -11,9 +11,18 @@ from prefopt.runs.memory import estimate_memory
 
 
 def summarise(
-    examples: Sequence[Example], schedule: Schedule, model: CausalModel, *, chunk_bytes: int
+    examples: Sequence[Example],
+    schedule: Schedule,
+    model: CausalModel,
+    *,
+    chunk_bytes: int,
+    second_model: bool = False,
 ) -> dict[str, object]:
-    """Facts of `plan.json`; tokens are counted over one epoch, memory in bytes per device."""
+    """Facts of `plan.json`; tokens are counted over one epoch, memory in bytes per device.
+
+    Args:
+        second_model: the reference stays in memory beside the policy.
+    """
     rows = [sum(e.row_lengths(Layout.ROWS)) for e in examples]
     layout = schedule.limits.layout
     stored = [sum(e.row_lengths(layout)) for e in examples]
@@ -23,6 +32,8 @@ def summarise(
         [[examples[i] for i in row] for row in largest.rows], layout=layout, row_length=row_length
     )
     memory = estimate_memory(model, batch, chunk_bytes=chunk_bytes)
+    if second_model:
+        memory["reference"] = memory["weights"]
     return {
         "layout": str(layout),
         "steps": schedule.total_steps,

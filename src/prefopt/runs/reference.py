@@ -41,7 +41,8 @@ def build_reference(
     if not demands.reference:
         if config.reference != "auto" or config.reference_model is not None:
             raise ConfigError(
-                f"method {config.method} has no reference: remove reference and reference_model from the recipe"
+                f"method {config.method} has no reference with these objectives: remove reference and "
+                "reference_model from the recipe"
             )
         return NoReference()
     kind = _kind(config, demands, policy)
@@ -103,6 +104,11 @@ def _cached(
                 f"from the cache, {scored} scored; {store.path.name}"
             )
     return CachedReference(stores[0], digest=digest, entropy=stores[1] if stores[1:] else None)
+
+
+def loads_model(config: RunConfig, demands: Demands, policy: Policy) -> bool:
+    """Whether the reference is a second model that stays in memory."""
+    return demands.reference and _kind(config, demands, policy) in {"live", "moving"}
 
 
 def _scorer(config: RunConfig, model: CausalModel, demands: Demands) -> Scorer:

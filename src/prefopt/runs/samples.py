@@ -58,7 +58,8 @@ def _rewards(
 ) -> Iterator[PairReward]:
     with torch.no_grad(), runtime.autocast():
         parts = learner.losses(learner.module, batch)
-    terms = next((p.losses.terms for p in parts if "rewards/chosen" in p.losses.terms), None)
+    # Only objectives of pairs log margins; unpaired ones have rewards of one response each.
+    terms = next((p.losses.terms for p in parts if "rewards/margins" in p.losses.terms), None)
     if terms is None:
         return
     first: dict[int, int] = {}

@@ -29,7 +29,7 @@ from prefopt.pack.batch import Example
 from prefopt.pack.prepare import PrepareSettings, prepare
 from prefopt.progress import say
 from prefopt.records import Preference
-from prefopt.runs.fitness import unfit, with_mismatched
+from prefopt.runs.fitness import fitted, with_mismatched
 from prefopt.runs.method import Method, Paired
 from prefopt.text.render import RenderSettings
 from prefopt.text.sources import load_preferences
@@ -129,8 +129,8 @@ def load_data(
                 + ", ".join(f"{c} -> {r}" for c, r in loaded.mapping.items())
             )
     preferences = _choose(preferences, method, config, ledger)
-    if speak and "margins" not in demands_of(method.objectives(config)).annotations:
-        _mention_unused(preferences, config)
+    if speak:
+        _mention_unused(preferences, demands_of(method.objectives(config)))
     weigh = method.weigh
     examples = prepare(
         preferences,
@@ -160,12 +160,9 @@ def _choose(
     kept: list[Preference] = []
     for preference in preferences:
         chosen = preference if method.pair is None else method.pair(preference, config)
-        if isinstance(chosen, Paired):
-            for note in chosen.notes:
-                ledger.note(preference.id, reason=note)
-            chosen = chosen.preference
+        chosen = _noted(chosen, preference.id, ledger)
         if isinstance(chosen, Preference):
-            chosen = unfit(chosen, demands) or chosen
+            chosen = _noted(fitted(chosen, demands), preference.id, ledger)
         if isinstance(chosen, str):
             ledger.drop(preference.id, reason=chosen)
         else:
@@ -176,6 +173,15 @@ def _choose(
             "columns, or responses with scores or ranks"
         )
     return with_mismatched(kept, seed=config.seed) if demands.mismatched else kept
+
+
+def _noted(chosen: Preference | Paired | str, id: str, ledger: Ledger) -> Preference | str:
+    """The outcome of choosing pairs, with what is to be said about it in the ledger."""
+    if not isinstance(chosen, Paired):
+        return chosen
+    for note in chosen.notes:
+        ledger.note(id, reason=note)
+    return chosen.preference
 
 
 def _room(limit: int | None, taken: int) -> int | None:

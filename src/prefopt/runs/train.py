@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,46 +12,28 @@ import torch
 from prefopt.config import RunConfig, write_recipe
 from prefopt.errors import ResumeError
 from prefopt.models.card import CardFacts, framework_versions, write_card
-from prefopt.models.digest import model_digest
-from prefopt.models.layout import choose_layout
+from prefopt.models.citation import TrainedObjective, trained_objective
+from prefopt.models.reference import LiveReference
 from prefopt.models.save import push_model, require_hub_token, save_model
-from prefopt.models.scorer import Scorer
-from prefopt.pack.batch import Example, Layout
-from prefopt.pack.plan import PackLimits, Schedule, StepPlan, plan_steps, row_length_for
+from prefopt.objectives import find_objective
+from prefopt.pack.plan import StepPlan, plan_steps
 from prefopt.progress import say
 from prefopt.report.page import write_report
 from prefopt.runs.environment import environment
 from prefopt.runs.method import Method
 from prefopt.runs.plan import summarise
-from prefopt.runs.reference import build_reference
 from prefopt.runs.samples import sample_rows
 from prefopt.runs.setup import (
-    Data,
-    Policy,
     input_paths,
-    load_data,
-    load_policy,
     mixed_precision,
-    tokenizer_of,
 )
+from prefopt.runs.stage import Stage, prepare_stage
 from prefopt.train.checkpoint import check_identity, read_state
 from prefopt.train.folder import RunFolder, open_folder
 from prefopt.train.loop import LoopSettings, fit
 from prefopt.train.optim import OptimSettings
-from prefopt.train.preference import PreferenceLearner
 from prefopt.train.runtime import Runtime
-from prefopt.train.scoring import Packing, policy_reference_gap, require_small_gap
-from prefopt.train.terms import demands_of
-
-_NEUTRAL = {
-    "cache_dir", "eval_steps", "eval_strategy", "gradient_accumulation_steps", "head_chunk_bytes",
-    "hub_model_id", "hub_private_repo", "logging_steps", "output_dir", "overwrite_output_dir",
-    "per_device_eval_batch_size", "per_device_train_batch_size", "push_to_hub", "report_to",
-    "resume_from_checkpoint", "run_name", "save_steps", "save_strategy", "save_total_limit",
-    "pack_tokens", "eval_file", "eval_dataset_split", "strict", "train_file", "dataset_name",
-}  # fmt: skip
-"""Settings that a resumed run may change: they do not alter what is learnt, given the digests of schedule and data
-(so the same rows may lie in another file)."""
+from prefopt.train.scoring import policy_reference_gap, require_small_gap
 
 
 class RunResult(NamedTuple):
@@ -65,24 +45,6 @@ class RunResult(NamedTuple):
     metrics: dict[str, float]
     """The last logged values."""
     report: Path
-
-
-class _Stage(NamedTuple):
-    """Everything that training needs, prepared."""
-
-    config: RunConfig
-    method: Method[RunConfig]
-    folder: RunFolder
-    runtime: Runtime
-    train: Data
-    evaluation: Data | None
-    policy: Policy
-    learner: PreferenceLearner
-    packing: Packing
-    schedule: Schedule
-    layout_reason: str
-    identity: dict[str, str]
-    """What a resumed run must share, taken before the first step."""
 
 
 def run_training(config: RunConfig, method: Method[RunConfig]) -> RunResult:
@@ -119,7 +81,7 @@ def _run(
         )
     )
     torch.manual_seed(config.seed)
-    stage = _prepare(config, method, folder, runtime)
+    stage = prepare_stage(config, method, folder, runtime)
     if resume is True and folder.finished.exists():
         return _earlier_result(stage)
     if checkpoint is None:
@@ -137,7 +99,7 @@ def _run(
     return result
 
 
-def _make_room(stage: _Stage, *, resumed: bool) -> None:
+def _make_room(stage: Stage, *, resumed: bool) -> None:
     """Remove what an earlier run left, now that this one is ready: all of it only where that was asked for."""
     if stage.config.overwrite_output_dir:
         stage.folder.clear()
@@ -147,7 +109,7 @@ def _make_room(stage: _Stage, *, resumed: bool) -> None:
         stage.folder.begin()
 
 
-def _earlier_result(stage: _Stage) -> RunResult:
+def _earlier_result(stage: Stage) -> RunResult:
     """What a finished run left, after making sure that it is the run that is asked for."""
     folder = stage.folder
     try:
@@ -166,104 +128,7 @@ def _earlier_result(stage: _Stage) -> RunResult:
     return RunResult(folder.path, folder.model, metrics, folder.report)
 
 
-def _prepare(
-    config: RunConfig, method: Method[RunConfig], folder: RunFolder, runtime: Runtime
-) -> _Stage:
-    tokenizer = tokenizer_of(config)
-    speak = runtime.is_main
-    train = load_data(config, method, tokenizer, evaluation=False, speak=speak)
-    has_eval = config.eval_file is not None or config.eval_dataset_split is not None
-    evaluation = (
-        load_data(config, method, tokenizer, evaluation=True, speak=speak) if has_eval else None
-    )
-    policy = load_policy(config, tokenizer, runtime.device)
-    terms = method.objectives(config)
-    demands = demands_of(terms)
-    held_out = evaluation.examples if evaluation else []
-    everything = [*train.examples, *held_out]
-    longest = max(n for e in everything for n in e.row_lengths(Layout.ROWS))
-    choice = choose_layout(policy.model, requested=config.layout, longest=longest)
-    packing = packing_for(
-        everything, choice.layout, config, items=config.per_device_train_batch_size
-    )
-    statistics = ("collision",) if "alignment" in demands.extras else ()
-    scorer = Scorer(policy.model, chunk_bytes=config.head_chunk_bytes, statistics=statistics)
-    reference = build_reference(
-        config, demands, policy, examples=everything, packing=packing, runtime=runtime
-    )
-    learner = PreferenceLearner(
-        scorer,
-        reference=reference,
-        objectives=terms,
-        examples=train.examples,
-        eval_examples=held_out,
-        layout=packing.layout,
-        row_length=packing.limits.row_length,
-        tokenizer=tokenizer,
-        device=runtime.device,
-        autocast=runtime.autocast,
-        seed=config.seed,
-    )
-    schedule = schedule_for(config, train.examples, packing, runtime.world_size)
-    return _Stage(
-        config,
-        method,
-        folder,
-        runtime,
-        train,
-        evaluation,
-        policy,
-        learner,
-        packing,
-        schedule,
-        choice.reason,
-        _identity(config, policy, learner, schedule),
-    )
-
-
-def plan_training(config: RunConfig, method: Method[RunConfig]) -> dict[str, object]:
-    """The facts of `plan.json`, from the data and the model, without scoring or training anything."""
-    tokenizer = tokenizer_of(config)
-    train = load_data(config, method, tokenizer, evaluation=False, speak=True)
-    runtime = Runtime(mixed_precision=mixed_precision(config))
-    policy = load_policy(config, tokenizer, runtime.device)
-    longest = max(n for e in train.examples for n in e.row_lengths(Layout.ROWS))
-    choice = choose_layout(policy.model, requested=config.layout, longest=longest)
-    packing = packing_for(
-        train.examples, choice.layout, config, items=config.per_device_train_batch_size
-    )
-    schedule = schedule_for(config, train.examples, packing, runtime.world_size)
-    return summarise(train.examples, schedule, policy.model, chunk_bytes=config.head_chunk_bytes)
-
-
-def packing_for(
-    examples: Sequence[Example], layout: Layout, config: RunConfig, *, items: int
-) -> Packing:
-    """Micro-batch limits of a run."""
-    limits = PackLimits(layout, items, config.pack_tokens)
-    if layout is Layout.PACKED:
-        lengths = [e.row_lengths(layout) for e in examples]
-        limits = limits._replace(row_length=row_length_for(lengths, limits))
-    return Packing(layout, limits)
-
-
-def schedule_for(
-    config: RunConfig, examples: Sequence[Example], packing: Packing, world_size: int
-) -> Schedule:
-    """The optimiser steps of a run."""
-    per_process = config.per_device_train_batch_size * config.gradient_accumulation_steps
-    return Schedule(
-        lengths=tuple(e.row_lengths(packing.layout) for e in examples),
-        batch_size=per_process * world_size,
-        world_size=world_size,
-        limits=packing.limits,
-        seed=config.seed,
-        epochs=config.num_train_epochs,
-        max_steps=config.max_steps,
-    )
-
-
-def _describe(stage: _Stage) -> None:
+def _describe(stage: Stage) -> None:
     """Write what is known before the first step, and say the gist of it."""
     if not stage.runtime.is_main:
         return
@@ -279,6 +144,7 @@ def _describe(stage: _Stage) -> None:
         stage.schedule,
         stage.policy.model,
         chunk_bytes=stage.config.head_chunk_bytes,
+        second_model=isinstance(stage.learner.reference, LiveReference),
     )
     folder.write_json(folder.plan, facts)
     say(
@@ -288,7 +154,7 @@ def _describe(stage: _Stage) -> None:
     say(f"{stage.schedule.total_steps} steps of {stage.schedule.batch_size} records")
 
 
-def _check_start(stage: _Stage) -> None:
+def _check_start(stage: Stage) -> None:
     """Policy and reference must agree at step 0 where they are the same weights."""
     if stage.config.reference_model is not None or not stage.learner.reference.digest:
         return
@@ -305,7 +171,7 @@ def _check_start(stage: _Stage) -> None:
         say(f"step 0: policy and reference agree to {gap:.1e} nats per token (bound {bound:g})")
 
 
-def _loop_settings(stage: _Stage) -> LoopSettings:
+def _loop_settings(stage: Stage) -> LoopSettings:
     config, schedule = stage.config, stage.schedule
     warmup = config.warmup_steps
     if warmup is None:
@@ -335,7 +201,7 @@ def _loop_settings(stage: _Stage) -> LoopSettings:
     )
 
 
-def _eval_plan(stage: _Stage) -> list[StepPlan]:
+def _eval_plan(stage: Stage) -> list[StepPlan]:
     if stage.evaluation is None:
         return []
     examples = stage.evaluation.examples
@@ -349,31 +215,7 @@ def _eval_plan(stage: _Stage) -> list[StepPlan]:
     )
 
 
-def _identity(
-    config: RunConfig, policy: Policy, learner: PreferenceLearner, schedule: Schedule
-) -> dict[str, str]:
-    """Settings, data and starting weights that a resumed run must share."""
-    settings = {
-        key: json.dumps(value)
-        for key, value in config.model_dump(mode="json").items()
-        if key not in _NEUTRAL
-    }
-    keys = hashlib.blake2b(digest_size=16)
-    for example in learner.examples:
-        keys.update(example.key(learner.layout))
-        keys.update(
-            repr((example.pairs, example.pair_weight, example.pair_margin, example.weight)).encode()
-        )
-    return {
-        **settings,
-        "data": keys.hexdigest(),
-        "schedule": schedule.digest(),
-        "starting weights": model_digest(policy.model, adapter=not policy.fresh_adapter),
-        **learner.identity(),
-    }
-
-
-def _finish(stage: _Stage, metrics: dict[str, float]) -> RunResult:
+def _finish(stage: Stage, metrics: dict[str, float]) -> RunResult:
     folder, runtime = stage.folder, stage.runtime
     result = RunResult(folder.path, folder.model, metrics, folder.report)
     runtime.wait()
@@ -401,11 +243,16 @@ def _finish(stage: _Stage, metrics: dict[str, float]) -> RunResult:
     return result
 
 
-def _card(stage: _Stage, metrics: dict[str, float]) -> CardFacts:
+def _card(stage: Stage, metrics: dict[str, float]) -> CardFacts:
     changed = stage.config.model_dump(mode="json", exclude_defaults=True)
     return CardFacts(
         method=stage.method.name,
         paper=stage.method.paper,
+        objectives=tuple(
+            trained_objective(term.objective, weight=term.coefficient)
+            for term in stage.learner.terms.terms
+        ),
+        own=_own_objectives(stage),
         base_model=stage.config.model_name_or_path,
         ledger=stage.train.ledger.to_json(),
         settings=changed,
@@ -413,3 +260,14 @@ def _card(stage: _Stage, metrics: dict[str, float]) -> CardFacts:
         versions=framework_versions(),
         is_adapter=hasattr(stage.policy.model, "peft_config"),
     )
+
+
+def _own_objectives(stage: Stage) -> tuple[TrainedObjective, ...]:
+    """Those of a recipe of this method that names none; for methods without a choice, what there is."""
+    key = stage.method.config.model_fields.get("loss_type")
+    if key is None:
+        return tuple(
+            trained_objective(term.objective, weight=term.coefficient)
+            for term in stage.method.objectives(stage.config)
+        )
+    return tuple(trained_objective(find_objective(name)) for name in key.default)

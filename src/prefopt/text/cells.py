@@ -16,6 +16,7 @@ from prefopt.values import (
     read_list,
     read_number,
     read_rank,
+    read_score,
     read_text,
     refuse,
 )
@@ -66,10 +67,18 @@ class Cells:
 
     def number(self, value: JsonValue, name: str) -> float:
         """The value as a finite float."""
+        return read_number(self._parsed(value), name, self.origin)
+
+    def score(self, value: JsonValue, name: str) -> float | None:
+        """The value as a finite float; None where it is null or NaN."""
+        return read_score(self._parsed(value), name, self.origin)
+
+    def _parsed(self, value: JsonValue) -> JsonValue:
+        """The number in a table's cell; a text that holds none stays as it is, for the reader to refuse."""
         if self.textual and isinstance(value, str):
-            with suppress(ValueError):  # read_number refuses the text as it is
-                value = float(value)
-        return read_number(value, name, self.origin)
+            with suppress(ValueError):
+                return float(value)
+        return value
 
     def flag(self, value: JsonValue, name: str) -> bool:
         """The value as a boolean."""
@@ -102,10 +111,7 @@ class Cells:
 
     def rank(self, value: JsonValue, name: str) -> int:
         """The value as a rank from 1."""
-        if self.textual and isinstance(value, str):
-            with suppress(ValueError):
-                value = float(value)
-        return read_rank(value, name, self.origin)
+        return read_rank(self._parsed(value), name, self.origin)
 
     def items(self, role: str) -> list[JsonValue]:
         """The value of a required column as a list with items."""

@@ -22,7 +22,7 @@ class Shape(StrEnum):
     NATIVE = "native"
     """What `write_preferences` writes."""
     PAIR = "pair"
-    """`chosen` and `rejected`."""
+    """`chosen` and `rejected`, and maybe `gold`."""
     LIST = "list"
     """`responses` with parallel `scores` or `ranks`."""
     ITEMS = "items"
@@ -61,6 +61,7 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
         "non_preferred_output",
         "rejected_messages",
     ),
+    "gold": ("gold", "gold_response", "gold_completion"),
     "responses": ("responses", "all_generated_responses", "generations"),
     "items": ("completions", "responses", "answers"),
     "response": ("completion", "response", "output", "solution", "answer"),
@@ -104,7 +105,15 @@ _NOT_USED = {
 _MEDIA = {"image", "images", "video", "videos", "audio", "audios"}
 
 _PARTS: Mapping[Shape, tuple[str, ...]] = {
-    Shape.PAIR: ("chosen", "rejected", "score_chosen", "score_rejected", "margin", "weight"),
+    Shape.PAIR: (
+        "chosen",
+        "rejected",
+        "gold",
+        "score_chosen",
+        "score_rejected",
+        "margin",
+        "weight",
+    ),
     Shape.LIST: ("responses", "scores", "ranks"),
     Shape.ITEMS: ("items",),
     Shape.LABEL: ("response", "label"),
@@ -137,6 +146,11 @@ def recognise(source: RowSource, columns: Mapping[str, str] | None = None) -> Re
     if shape is None:
         raise RecordError(_unrecognised(source, names))
     _refuse_media(free, source)
+    if "gold" in chosen and shape is not Shape.PAIR:
+        raise RecordError(
+            f"columns.gold: a gold response goes with a chosen and a rejected one, and {source.name} has "
+            f"{', '.join(names)}; name those too, or leave columns.gold out"
+        )
     if shape is Shape.NATIVE:
         return Recognised(shape, {}, dict.fromkeys(names, "native"))
     for role in ("id", *_COMMON, *_PARTS[shape]):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations, pairwise
 from typing import Literal, get_args
 
@@ -17,43 +17,53 @@ def pair_responses(
 ) -> tuple[Pair, ...]:
     """Pairs of the annotated responses, the better first; equal annotations make no pair.
 
-    `score` (higher is better) decides where every response has one, else `rank` (1 is best); responses are
-    taken from best to worst, in their own order where annotations are equal.
+    What decides is said in `comparable`; responses are taken from best to worst, in their own order where
+    annotations are equal.
 
     - `best_vs_rest`: the first best one against every worse one;
     - `best_worst`: the first best one against the last worst one;
     - `all`: every two that differ;
     - `adjacent`: every one against the next in order, where they differ.
 
-    Responses without annotations give no pairs.
+    Responses without annotations are in no pair.
 
     Raises:
         ConfigError: `pairing` is none of these.
     """
     if pairing not in get_args(Pairing):
         raise ConfigError(f"pairing: unknown '{pairing}'; known are {', '.join(get_args(Pairing))}")
-    value = _annotations(responses)
-    if value is None:
-        return ()
-    order = sorted(range(len(responses)), key=lambda i: -value[i])
+    value = comparable(responses)
+    return tuple(Pair(a, b) for a, b in _candidates(value, pairing) if value[a] > value[b])
+
+
+def count_ties(responses: Sequence[Response], pairing: str = "best_vs_rest") -> int:
+    """How many pairs `pair_responses` leaves out because both responses are annotated alike."""
+    value = comparable(responses)
+    return sum(value[a] == value[b] for a, b in _candidates(value, pairing))
+
+
+def comparable(responses: Sequence[Response]) -> dict[int, float]:
+    """Position -> value, higher is better, of the responses that pairs are made of.
+
+    The scores where every response has one, else the ranks (negated) where every one has one, else the scores of
+    those that have one. Empty where no response has a score and some have no rank.
+    """
+    scores = {i: r.score for i, r in enumerate(responses) if r.score is not None}
+    ranks = {i: -float(r.rank) for i, r in enumerate(responses) if r.rank is not None}
+    return ranks if len(scores) < len(responses) == len(ranks) else scores
+
+
+def _candidates(value: Mapping[int, float], pairing: str) -> list[tuple[int, int]]:
+    """Pairs of positions, the first at least as good as the second."""
+    order = sorted(value, key=lambda i: -value[i])
+    if len(order) < 2:
+        return []
     match pairing:
         case "best_vs_rest":
-            candidates = [(order[0], i) for i in order[1:]]
+            return [(order[0], i) for i in order[1:]]
         case "best_worst":
-            candidates = [(order[0], order[-1])]
+            return [(order[0], order[-1])]
         case "all":
-            candidates = list(combinations(order, 2))
+            return list(combinations(order, 2))
         case _:
-            candidates = list(pairwise(order))
-    return tuple(Pair(a, b) for a, b in candidates if value[a] > value[b])
-
-
-def _annotations(responses: Sequence[Response]) -> list[float] | None:
-    """One number a response, higher is better; None unless all responses are annotated alike."""
-    if len(responses) < 2:
-        return None
-    scores = [r.score for r in responses if r.score is not None]
-    if len(scores) == len(responses):
-        return scores
-    ranks = [-float(r.rank) for r in responses if r.rank is not None]
-    return ranks if len(ranks) == len(responses) else None
+            return list(pairwise(order))

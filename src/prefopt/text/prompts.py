@@ -14,6 +14,9 @@ Content: TypeAlias = str | tuple[Message, ...]
 """A prompt or a response as it stands in the data: text, or messages."""
 
 
+_ANSWER = "\n\nAssistant:"
+
+
 class Division(NamedTuple):
     """A prompt and what each response adds to it."""
 
@@ -122,6 +125,36 @@ def split_prompt(chosen: Content, rejected: Content, origin: str) -> Division:
     return Division(chosen[:n], [chosen[n:], rejected[n:]])
 
 
+def split_triple(
+    chosen: Content, rejected: Content, gold: Content, name: str, origin: str
+) -> Division:
+    """Prompt and responses of a pair (see `split_prompt`) and a third content, which has the column `name`.
+
+    A conversation may repeat the prompt or be the answer alone; a text has to begin as the other two do. The prompt
+    of texts is then what all three share.
+
+    Raises:
+        RecordError: as `split_prompt`; the third is of the other kind, or has another prompt.
+    """
+    pair = split_prompt(chosen, rejected, origin)
+    prompt = pair.prompt
+    if isinstance(prompt, str) != isinstance(gold, str):
+        theirs, others = ("text", "messages") if isinstance(gold, str) else ("messages", "text")
+        raise RecordError(
+            f"{origin}: '{name}' is {theirs}, but chosen and rejected are {others}; make them alike"
+        )
+    if not isinstance(prompt, str) and not isinstance(gold, str):
+        return Division(prompt, [*pair.contents, _after(prompt, gold, name, origin)])
+    texts = [str(content) for content in (chosen, rejected, gold)]
+    shared = common_text(*texts)
+    if (str(prompt).endswith(_ANSWER) and shared != prompt) or (prompt and not shared):
+        raise RecordError(
+            f"{origin}: '{name}' is {quote(texts[2])}, which does not begin with what chosen and rejected share, "
+            f"{quote(str(prompt))}; give it the same beginning, or add a prompt column"
+        )
+    return Division(shared, [text[len(shared) :] for text in texts])
+
+
 def common_messages(chosen: Sequence[Message], rejected: Sequence[Message]) -> int:
     """How many messages two conversations share as their prompt.
 
@@ -135,18 +168,17 @@ def common_messages(chosen: Sequence[Message], rejected: Sequence[Message]) -> i
     return n
 
 
-def common_text(chosen: str, rejected: str) -> str:
-    r"""The prompt that two whole texts share: their common beginning, ended before a word.
+def common_text(*texts: str) -> str:
+    r"""The prompt that whole texts share: their common beginning, ended before a word.
 
     It ends after the last `\n\nAssistant:` where there is one (Anthropic's HH sets), otherwise before
     white space, so that no word is split and no side is empty: "The sky", "The sky is blue" share "The".
     """
-    shared = os.path.commonprefix([chosen, rejected])  # noqa: RUF071 - texts, not paths
-    marker = "\n\nAssistant:"
-    at = shared.rfind(marker)
+    shared = os.path.commonprefix(texts)  # noqa: RUF071 - texts, not paths
+    at = shared.rfind(_ANSWER)
     if at >= 0:
-        return shared[: at + len(marker)]
-    for i in range(min(len(shared), len(chosen) - 1, len(rejected) - 1), 0, -1):
-        if chosen[i].isspace() and rejected[i].isspace() and not shared[i - 1].isspace():
+        return shared[: at + len(_ANSWER)]
+    for i in range(min(len(shared), *(len(text) - 1 for text in texts)), 0, -1):
+        if all(text[i].isspace() for text in texts) and not shared[i - 1].isspace():
             return shared[:i]
     return ""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from prefopt.ledger import Ledger
-from prefopt.records import Preference, Response, preference_to_json
-from prefopt.text.pairing import pair_responses
+from prefopt.records import Pair, Preference, Response, preference_to_json
+from prefopt.text.pairing import comparable, count_ties, pair_responses
 from prefopt.values import JsonValue
 
 EMPTY = "empty response"
@@ -21,6 +22,10 @@ EMPTY_PROMPT = "empty prompt"
 INVERTED = "chosen scores lower than rejected"
 ALL_EQUAL = "no pair: every score or rank is equal"
 UNANNOTATED = "no pair: several responses without a score or rank for each"
+ONE_SCORED = "no pair: only one response has a score"
+UNSCORED_UNPAIRED = "responses without a score are in no pair"
+TIES_LEFT_OUT = "some pairs left out by pairing: equal scores or ranks"
+GOLD_IS_REJECTED = "the gold response equals the rejected one"
 
 
 class QualityGate:
@@ -80,9 +85,8 @@ class QualityGate:
         if preference.pairs or len(preference.responses) < 2:
             return preference
         pairs = pair_responses(preference.responses, self.pairing)
-        if not pairs:
-            annotated = all(r.score is not None or r.rank is not None for r in preference.responses)
-            self.ledger.note(preference.id, reason=ALL_EQUAL if annotated else UNANNOTATED)
+        for reason in _pairing_notes(preference.responses, pairs, self.pairing):
+            self.ledger.note(preference.id, reason=reason)
         return replace(preference, pairs=pairs)
 
     def _repeats(self, preference: Preference) -> bool:
@@ -102,6 +106,44 @@ class QualityGate:
             rejected = preference.responses[pair.rejected].score
             if chosen is not None and rejected is not None and chosen < rejected:
                 self.ledger.note(preference.id, reason=INVERTED)
+        if any(
+            _equal(preference.responses[i], preference.responses[pair.rejected])
+            for i in gold_responses(preference)
+            for pair in preference.pairs
+        ):
+            self.ledger.note(preference.id, reason=GOLD_IS_REJECTED)
+
+
+def _pairing_notes(
+    responses: Sequence[Response], pairs: Sequence[Pair], pairing: str
+) -> Iterator[str]:
+    """What the pairing of a list left out."""
+    value = comparable(responses)
+    if not value:
+        yield UNANNOTATED
+        return
+    if len(value) < len(responses):
+        yield UNSCORED_UNPAIRED
+    if len(value) == 1:
+        yield ONE_SCORED
+    elif not pairs:
+        yield ALL_EQUAL
+    elif count_ties(responses, pairing):
+        yield TIES_LEFT_OUT
+
+
+def gold_responses(preference: Preference) -> list[int]:
+    """Positions of the responses that are in no pair and ranked better than every chosen one."""
+    paired = {i for pair in preference.pairs for i in (pair.chosen, pair.rejected)}
+    ranks = [preference.responses[pair.chosen].rank for pair in preference.pairs]
+    known = [rank for rank in ranks if rank is not None]
+    if not known or len(known) < len(ranks):
+        return []
+    return [
+        i
+        for i, response in enumerate(preference.responses)
+        if i not in paired and response.rank is not None and response.rank < min(known)
+    ]
 
 
 def is_empty(response: Response) -> bool:
@@ -124,8 +166,13 @@ def _content(preference: Preference) -> str:
 
 def _opposite(preference: Preference) -> Preference:
     """The same responses with the opposite verdict; the record itself where there is none to turn round."""
-    if len(preference.responses) == 2 and len(preference.pairs) == 1:
-        return replace(preference, responses=preference.responses[::-1])
+    if len(preference.pairs) == 1:
+        (pair,) = preference.pairs
+        turned = list(preference.responses)
+        chosen, rejected = turned[pair.chosen], turned[pair.rejected]
+        turned[pair.chosen] = replace(rejected, rank=chosen.rank)
+        turned[pair.rejected] = replace(chosen, rank=rejected.rank)
+        return replace(preference, responses=tuple(turned))
     if len(preference.responses) == 1 and preference.responses[0].label is not None:
         only = preference.responses[0]
         return replace(preference, responses=(replace(only, label=not only.label),))

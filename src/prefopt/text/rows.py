@@ -16,22 +16,22 @@ from prefopt.records import (
 from prefopt.text.cells import Cells
 from prefopt.text.columns import Recognised, Shape
 from prefopt.text.files import SourceRow
+from prefopt.text.lists import listed_columns, listed_objects
 from prefopt.text.prompts import (
     Content,
+    Division,
     as_messages,
     first_turn,
     join_prompt,
     last_turn,
     role_names,
     split_prompt,
+    split_triple,
 )
-from prefopt.values import JsonValue, describe, read_list, read_object, read_text, refuse
+from prefopt.values import JsonValue, read_list, read_text, refuse
 
 IMPLICIT = "no prompt column: the prompt is what chosen and rejected share"
 IMPLICIT_EMPTY = "no prompt column, and chosen and rejected share no beginning: the prompt is empty"
-
-_ITEM_TEXT = ("completion", "response", "text", "content", "answer", "output")
-_ITEM_SCORE = ("score", "overall_score", "rating", "reward")
 
 
 class ReadRow(NamedTuple):
@@ -45,13 +45,6 @@ class _Parts(NamedTuple):
     prompt: Content
     responses: tuple[Response, ...]
     notes: tuple[str, ...] = ()
-
-
-class _Item(NamedTuple):
-    name: str
-    content: Content
-    score: float | None
-    rank: int | None
 
 
 def read_row(row: SourceRow, recognised: Recognised, *, record_id: str, textual: bool) -> ReadRow:
@@ -169,40 +162,72 @@ def _history(cells: Cells) -> list[Message]:
 
 
 def _pair(cells: Cells) -> _Parts:
+    """The chosen and the rejected response, and after them the gold one, ranked best, where there is one."""
     rejected = cells.content(cells.get("rejected"), cells.name("rejected"))
+    gold = _gold(cells)
     notes: tuple[str, ...] = ()
     if not cells.has("chosen"):  # ms-swift: the conversation ends with the chosen answer
         chosen = _messages(cells)
-        if isinstance(rejected, str) or rejected[0].role == "assistant":
-            rejected = chosen[: last_turn(chosen)] + as_messages(rejected)
-        division = split_prompt(chosen, rejected, cells.origin)
+        gold = None if gold is None else _answering(chosen, gold)
+        division = _divided(cells, chosen, _answering(chosen, rejected), gold)
     else:
         chosen = cells.content(cells.get("chosen"), cells.name("chosen"))
         if cells.has("prompt") or cells.has("messages"):
             sides = {cells.name("chosen"): chosen, cells.name("rejected"): rejected}
+            if gold is not None:
+                sides[cells.name("gold")] = gold
             division = join_prompt(_prompt(cells), sides, cells.origin)
         else:
-            division = split_prompt(chosen, rejected, cells.origin)
+            division = _divided(cells, chosen, rejected, gold)
             notes = (IMPLICIT if division.prompt else IMPLICIT_EMPTY,)
+    scores = (_side_score(cells, "score_chosen"), _side_score(cells, "score_rejected"), None)
+    ranks = (None, None) if gold is None else (2, 3, 1)
     responses = tuple(
-        _response(content, cells, score=_side_score(cells, role))
-        for content, role in zip(division.contents, ("score_chosen", "score_rejected"), strict=True)
+        _response(content, cells, score=score, rank=rank)
+        for content, score, rank in zip(division.contents, scores, ranks, strict=False)
     )
     return _Parts(division.prompt, responses, notes)
 
 
+def _gold(cells: Cells) -> Content | None:
+    """The gold response of the row; None where the row has none."""
+    value = cells.optional("gold")
+    if value is None:
+        return None
+    if not isinstance(value, str | list | dict):
+        remedy = f"give a text or messages, or leave the column unread with columns.meta={cells.name('gold')}"
+        refuse(value, cells.name("gold"), cells.origin, remedy)
+    return cells.content(value, cells.name("gold"))
+
+
+def _divided(cells: Cells, chosen: Content, rejected: Content, gold: Content | None) -> Division:
+    if gold is None:
+        return split_prompt(chosen, rejected, cells.origin)
+    return split_triple(chosen, rejected, gold, cells.name("gold"), cells.origin)
+
+
+def _answering(conversation: tuple[Message, ...], content: Content) -> Content:
+    """The content as another end of the conversation, unless it is a conversation of its own."""
+    if isinstance(content, str) or content[0].role == "assistant":
+        return conversation[: last_turn(conversation)] + as_messages(content)
+    return content
+
+
 def _side_score(cells: Cells, role: str) -> float | None:
     value = cells.optional(role)
-    return None if value is None else cells.number(value, cells.name(role))
+    return None if value is None else cells.score(value, cells.name(role))
 
 
 def _read_pair(cells: Cells) -> Pair:
-    weight = _side_score(cells, "weight")
-    return Pair(0, 1, weight=1.0 if weight is None else weight, margin=_side_score(cells, "margin"))
+    weight, margin = (
+        None if value is None else cells.number(value, cells.name(role))
+        for role, value in ((role, cells.optional(role)) for role in ("weight", "margin"))
+    )
+    return Pair(0, 1, weight=1.0 if weight is None else weight, margin=margin)
 
 
 def _list(cells: Cells, shape: Shape) -> _Parts:
-    items = _objects(cells) if shape is Shape.ITEMS else _columns(cells)
+    items = listed_objects(cells) if shape is Shape.ITEMS else listed_columns(cells)
     contents = {item.name: item.content for item in items}
     division = join_prompt(_prompt(cells), contents, cells.origin)
     return _Parts(
@@ -211,66 +236,6 @@ def _list(cells: Cells, shape: Shape) -> _Parts:
             _response(content, cells, score=item.score, rank=item.rank)
             for content, item in zip(division.contents, items, strict=True)
         ),
-    )
-
-
-def _columns(cells: Cells) -> list[_Item]:
-    """Responses with parallel lists of scores and ranks."""
-    name = cells.name("responses")
-    values = cells.items("responses")
-    scores = _parallel(cells, "scores", len(values))
-    ranks = _parallel(cells, "ranks", len(values))
-    return [
-        _Item(
-            f"{name}[{i}]",
-            cells.content(value, f"{name}[{i}]"),
-            None if scores is None else cells.number(scores[i], f"{cells.name('scores')}[{i}]"),
-            None if ranks is None else cells.rank(ranks[i], f"{cells.name('ranks')}[{i}]"),
-        )
-        for i, value in enumerate(values)
-    ]
-
-
-def _parallel(cells: Cells, role: str, count: int) -> list[JsonValue] | None:
-    if not cells.has(role):
-        return None
-    values = cells.items(role)
-    if len(values) != count:
-        raise RecordError(
-            f"{cells.origin}: {count} {cells.name('responses')} but {len(values)} {cells.name(role)}; "
-            "give one for each, in the same order"
-        )
-    return values
-
-
-def _objects(cells: Cells) -> list[_Item]:
-    """Responses as objects with their score or rank inside; ranks may count from 0 (NeMo)."""
-    objects = [
-        read_object(value, f"{cells.name('items')}[{i}]", cells.origin)
-        for i, value in enumerate(cells.items("items"))
-    ]
-    first = 0 if any(item.get("rank") == 0 for item in objects) else 1
-    return [
-        _object(cells, item, f"{cells.name('items')}[{i}]", first_rank=first)
-        for i, item in enumerate(objects)
-    ]
-
-
-def _object(cells: Cells, item: dict[str, JsonValue], name: str, *, first_rank: int) -> _Item:
-    key = next((key for key in _ITEM_TEXT if key in item), None)
-    if key is None:
-        raise RecordError(
-            f"{cells.origin}: '{name}' is {describe(item)}; give it one of {', '.join(_ITEM_TEXT)}"
-        )
-    score = next((item[key] for key in _ITEM_SCORE if item.get(key) is not None), None)
-    rank = item.get("rank")
-    if isinstance(rank, int) and not isinstance(rank, bool):
-        rank += 1 - first_rank
-    return _Item(
-        name,
-        cells.content(item[key], f"{name}.{key}"),
-        None if score is None else cells.number(score, f"{name}.score"),
-        None if rank is None else cells.rank(rank, f"{name}.rank"),
     )
 
 

@@ -43,28 +43,23 @@ class Part(NamedTuple):
 
 
 class Whole(NamedTuple):
-    """A global batch, in the order of its record ids, and where one part of it lies."""
+    """A global batch, in the order of its record ids, and where its parts lie."""
 
     scores: Scores
     weights: Mapping[str, Tensor]
-    responses: Tensor
-    """Positions of the part's responses."""
-    pairs: Tensor
-    """Positions of the part's pairs."""
+    responses: Sequence[Tensor]
+    """Of each part, the positions of its responses."""
+    pairs: Sequence[Tensor]
+    """Of each part, the positions of its pairs."""
 
 
-def join(parts: Sequence[Part], own: int, live: Part) -> Whole:
-    """The global batch with part number `own` replaced by its live form.
+def join(parts: Sequence[Part]) -> Whole:
+    """The parts as one batch.
 
     Records are ordered by id, so that sums, sorts and draws are the same however the batch was split.
     """
-    parts = [live if i == own else part for i, part in enumerate(parts)]
-    device = live.scores.policy.device
     scores = _concatenate([part.scores for part in parts], [len(part.ids) for part in parts])
-    ids = [i for part in parts for i in part.ids]
-    place = torch.empty(len(ids), dtype=torch.int64)
-    place[sorted(range(len(ids)), key=ids.__getitem__)] = torch.arange(len(ids))
-    place = place.to(device)
+    place = _places([i for part in parts for i in part.ids]).to(scores.policy.device)
     responses = torch.argsort(place[scores.group], stable=True)
     pairs = torch.argsort(place[scores.group[scores.chosen]], stable=True)
     to_response, to_pair = _inverse(responses), _inverse(pairs)
@@ -84,14 +79,21 @@ def join(parts: Sequence[Part], own: int, live: Part) -> Whole:
         kind: torch.cat([part.weights[kind] for part in parts])[
             pairs if kind == "pairs" else responses
         ]
-        for kind in live.weights
+        for kind in parts[0].weights
     }
     return Whole(
         joined,
         weights,
-        to_response[_range([len(part.scores.policy) for part in parts], own)],
-        to_pair[_range([len(part.scores.chosen) for part in parts], own)],
+        to_response.split([len(part.scores.policy) for part in parts]),
+        to_pair.split([len(part.scores.chosen) for part in parts]),
     )
+
+
+def _places(ids: Sequence[str]) -> Tensor:
+    """The position of each id in sorted order."""
+    place = torch.empty(len(ids), dtype=torch.int64)
+    place[sorted(range(len(ids)), key=ids.__getitem__)] = torch.arange(len(ids))
+    return place
 
 
 def _concatenate(scores: Sequence[Scores], groups: Sequence[int]) -> Scores:
@@ -117,11 +119,6 @@ def _inverse(permutation: Tensor) -> Tensor:
     inverse = torch.empty_like(permutation)
     inverse[permutation] = torch.arange(len(permutation), device=permutation.device)
     return inverse
-
-
-def _range(counts: Sequence[int], own: int) -> slice:
-    start = sum(counts[:own])
-    return slice(start, start + counts[own])
 
 
 def own_share(losses: Losses, weight: Tensor, own: Tensor) -> Losses:

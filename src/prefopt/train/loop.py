@@ -264,7 +264,8 @@ def _accumulate(window: Accumulator, parts: Sequence[Weighted]) -> None:
         # Objectives of a sum log the same names on scales of their own: the first one's count.
         terms = {k: v for k, v in part.losses.terms.items() if k not in seen}
         seen |= terms.keys()
-        window.add({f"loss/{part.name}": part.losses.loss, **terms}, part.weight)
+        window.add({f"loss/{part.name}": part.losses.loss}, part.weight)
+        window.add_known(terms, part.weight)
 
 
 def _join_losses(values: dict[str, float]) -> dict[str, float]:

@@ -17,14 +17,14 @@ from prefopt.models.load import embedding_rows, load_weights
 from prefopt.models.reference import Reference, ReferenceScores
 from prefopt.models.save import save_model
 from prefopt.models.scorer import Scorer, common_sums, lengths, sum_by_response
-from prefopt.objectives import Scores
+from prefopt.objectives import Mean, Scores
 from prefopt.pack.batch import Example, Layout, PackedBatch, collate
 from prefopt.pack.plan import Pack
-from prefopt.pack.weights import Mean, batch_weight, example_weight
 from prefopt.train.coupling import Part
 from prefopt.train.learner import Weighted
 from prefopt.train.runtime import Runtime
 from prefopt.train.terms import Term, Terms
+from prefopt.train.weights import batch_weight, example_weight
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -105,7 +105,7 @@ class PreferenceLearner:
     def _part(self, module: nn.Module, batch: PackedBatch) -> Part:
         scores = self.scores(module, batch)
         kinds: set[Mean] = {need.mean for need in self.terms.needs}
-        weights = {kind: batch_weight(batch, scores.length, kind) for kind in kinds}
+        weights = {kind: batch_weight(scores, batch.pair_weight, kind) for kind in kinds}
         return Part(batch.ids, scores, weights)
 
     def losses(self, module: nn.Module, batch: PackedBatch) -> list[Weighted]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -46,6 +46,10 @@ class Demands(NamedTuple):
     extras: frozenset[Extra]
     annotations: frozenset[Annotation]
     mismatched: bool
+    lists: bool
+    """Some objective looks at responses that are in no pair."""
+    positional: str
+    """The objective whose losses belong to sorted positions, not to pairs; empty: none."""
 
 
 def demands_of(terms: Sequence[Term]) -> Demands:
@@ -55,20 +59,57 @@ def demands_of(terms: Sequence[Term]) -> Demands:
         reference=any(need.reference for need in needs),
         pairs=any(need.view == "pairs" for need in needs),
         extras=frozenset(extra for need in needs for extra in need.extras),
-        annotations=frozenset(a for need in needs for a in need.annotations),
+        annotations=frozenset(
+            a
+            for term, need in zip(terms, needs, strict=True)
+            for a in need.annotations
+            if getattr(term.objective, "keywords", {}).get("unscored") != "dpo" or a != "scores"
+        ),
         mismatched=any(need.mismatched for need in needs),
+        lists=any(need.view == "responses" or "gold" in need.extras for need in needs),
+        positional=next(
+            (
+                unbound(t.objective).__name__
+                for t, n in zip(terms, needs, strict=True)
+                if n.positional
+            ),
+            "",
+        ),
     )
 
 
-class _Step(NamedTuple):
-    """The optimiser step in progress; outside of one, statistics stay as they are and nothing is drawn."""
+class _Step:
+    """The optimiser step in progress; outside of one, statistics stay as they are and nothing is drawn.
 
-    number: int | None
-    """None in an evaluation."""
-    parts: Sequence[Part]
-    """All micro-batches of all processes; empty where this process has the only one."""
-    first: int
-    """Number of this process's first part."""
+    Args:
+        number: None in an evaluation.
+        parts: all micro-batches of all processes; empty where this process has the only one.
+        first: number of this process's first part.
+    """
+
+    def __init__(self, number: int | None, parts: Sequence[Part], first: int) -> None:
+        self.number = number
+        self.parts = parts
+        self._place = {part.ids: i for i, part in reversed(list(enumerate(parts))) if i >= first}
+        self._losses: dict[int, Losses] = {}
+        self._whole: Whole | None = None
+
+    @property
+    def whole(self) -> Whole:
+        """All parts as they were scored ahead, joined once."""
+        if self._whole is None:
+            self._whole = join(self.parts)
+        return self._whole
+
+    def place(self, part: Part) -> int:
+        """Number of the gathered part that holds the same records."""
+        return self._place[part.ids]
+
+    def evaluated(self, number: int, evaluate: Callable[[Whole], Losses]) -> Losses:
+        """The losses of the whole evaluation under objective `number`, computed once: no part needs a gradient."""
+        if number not in self._losses:
+            self._losses[number] = evaluate(self.whole)
+        return self._losses[number]
 
 
 class Terms:
@@ -139,14 +180,22 @@ class Terms:
 
     def _coupled(self, number: int, part: Part) -> Losses:
         need, step = self.needs[number], self._step
+
+        def evaluate(whole: Whole) -> Losses:
+            provided = self._provided(number, whole)
+            return self.terms[number].objective(_view(whole.scores, need), **provided)
+
         if step is None or not step.parts:
-            whole = join([part], 0, part)
+            place, whole = 0, join([part])
+            losses = evaluate(whole)
+        elif step.number is None:
+            place, whole = step.place(part), step.whole
+            losses = step.evaluated(number, evaluate)
         else:
-            whole = join(step.parts, _position(part, step), part)
-        losses = self.terms[number].objective(
-            _view(whole.scores, need), **self._provided(number, whole)
-        )
-        own = whole.pairs if need.view == "pairs" else whole.responses
+            place = step.place(part)
+            whole = join([part if i == place else other for i, other in enumerate(step.parts)])
+            losses = evaluate(whole)
+        own = (whole.pairs if need.view == "pairs" else whole.responses)[place]
         return own_share(losses, whole.weights[need.mean], own)
 
     def _provided(self, number: int, whole: Whole) -> dict[str, object]:
@@ -167,8 +216,8 @@ class Terms:
         """The running statistics including this step, from what all processes have alike."""
         need, objective = self.needs[number], self.terms[number].objective
         assert need.running is not None  # noqa: S101 - the caller has looked
-        parts = self._step.parts if self._step is not None else ()
-        scores = join(parts, 0, parts[0]).scores if parts else whole.scores
+        step = self._step
+        scores = step.whole.scores if step is not None and step.parts else whole.scores
         detached = scores.each(lambda values: values.detach())
         bound = {**parameters_of(objective), **getattr(objective, "keywords", {})}
         with torch.no_grad():
@@ -183,12 +232,7 @@ class Terms:
 
 
 def _view(scores: Scores, need: Needs) -> Pairs | Scores:
-    return scores.pairs() if need.view == "pairs" else scores
-
-
-def _position(part: Part, step: _Step) -> int:
-    """Number of the gathered part that holds the same records."""
-    return next(i for i in range(step.first, len(step.parts)) if step.parts[i].ids == part.ids)
+    return scores.pairs(gold="gold" in need.extras) if need.view == "pairs" else scores
 
 
 def _generator(seed: int, number: int, step: int) -> torch.Generator:

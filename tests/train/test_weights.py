@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from prefopt.models.scorer import common_sums, lengths
-from prefopt.pack.batch import Example, Layout, collate
-from prefopt.pack.weights import batch_weight, example_weight
+from prefopt.objectives import Scores
+from prefopt.pack.batch import Example, Layout, PackedBatch, collate
+from prefopt.train.weights import batch_weight, example_weight
 from tests.numerics.forest import random_example
 
 
@@ -26,12 +27,21 @@ def varied() -> list[Example]:
     ]  # fmt: skip
 
 
+def seen(batch: PackedBatch) -> Scores:
+    """The batch as objectives see it, but for log-probabilities."""
+    length = lengths(batch)
+    return Scores(
+        length, None, length, batch.chosen, batch.rejected, batch.group, batch.score, batch.rank, batch.label,
+        batch.pair_margin, mismatched=batch.mismatched,
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("layout", [Layout.TREE, Layout.ROWS])
 @pytest.mark.parametrize(
     ("mean", "expected"),
     [
         ("pairs", [2.5, 0, 2, 0, 2, 0]),
-        ("responses", [3, 2, 2, 0, 3, 1]),
+        ("responses", [3, 2, 2, 0, 2, 1]),
         ("groups", [0, 0, 1, 0, 1, 0]),
         ("tokens", None),
     ],
@@ -42,10 +52,9 @@ def test_totals(layout, mean, expected) -> None:
     if expected is not None:
         assert totals == expected
     batch = collate([[e] for e in examples], layout=layout)
-    weight = batch_weight(batch, lengths(batch), mean)
-    if mean == "groups":  # one weight a response, whose losses are 0 but for ranked ones
-        assert weight.tolist() == [1.0] * 18
-        return
+    weight = batch_weight(seen(batch), batch.pair_weight, mean)
+    if mean == "groups":
+        assert torch.nonzero(weight).flatten().tolist() == [6, 12], "the best of each ranked list"
     groups = batch.pair_group if mean == "pairs" else batch.group
     summed = torch.zeros(len(examples)).index_add(0, groups, weight)
     assert summed.tolist() == totals
@@ -54,7 +63,7 @@ def test_totals(layout, mean, expected) -> None:
 def test_tokens_are_those_of_responses_to_imitate() -> None:
     examples = varied()
     batch = collate([[e] for e in examples], layout=Layout.TREE)
-    weight = batch_weight(batch, lengths(batch), "tokens")
+    weight = batch_weight(seen(batch), batch.pair_weight, "tokens")
     wanted = [(0,), (0, 2), (0,), (0, 1, 2), (0, 1), (0, 1)]
     for number, responses in enumerate(wanted):
         found = torch.nonzero(weight[3 * number : 3 * number + 3]).flatten().tolist()
