@@ -77,7 +77,7 @@ CASES: dict[str, Case] = {
     ),
     "out of range": Case({"beta": -0.1}, ("beta is -0.1", "> 0")),
     "unknown method": Case({"method": "dop"}, ("unknown method 'dop': did you mean 'dpo'?",)),
-    "no method": Case({"method": None}, ("key 'method'", "set one of dpo")),
+    "no method": Case({"method": None}, ("key 'method'", "set one of asft")),
     "unknown layout": Case({"layout": "trees"}, ('layout is "trees"', "tree, packed")),
     "unknown tracker": Case({"report_to": "tensorbord"}, ("report_to", "tensorboard")),
     "unknown column role": Case({"columns": {"winner": "chosen"}}, ("winner", "chosen")),

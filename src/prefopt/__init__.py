@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from prefopt.ledger import Ledger
     from prefopt.methods.base import find_method, method_names
     from prefopt.models.scorer import Scorer
-    from prefopt.objectives import dpo
+    from prefopt.objectives import Pairs, dpo
     from prefopt.pack.batch import Example, PackedBatch, collate
     from prefopt.pack.prepare import PrepareSettings, prepare
     from prefopt.pack.tree import TokenTree, build_tree
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from prefopt.runs.train import run_training
     from prefopt.text.sources import load_preferences
     from prefopt.worlds.arithmetic import ArithmeticWorld
+    from prefopt.worlds.reviews import ReviewWorld
 
     __version__: str
 
@@ -46,10 +47,12 @@ __all__ = [
     "Method",
     "PackedBatch",
     "Pair",
+    "Pairs",
     "Preference",
     "PrefoptError",
     "PrepareSettings",
     "Response",
+    "ReviewWorld",
     "RunConfig",
     "Scorer",
     "TokenTree",
@@ -77,7 +80,7 @@ _HOMES = {
     "prefopt.ledger": ("Ledger",),
     "prefopt.methods.base": ("find_method", "method_names"),
     "prefopt.models.scorer": ("Scorer",),
-    "prefopt.objectives": ("dpo",),
+    "prefopt.objectives": ("Pairs", "dpo"),
     "prefopt.pack.batch": ("Example", "PackedBatch", "collate"),
     "prefopt.pack.prepare": ("PrepareSettings", "prepare"),
     "prefopt.pack.tree": ("TokenTree", "build_tree"),
@@ -94,6 +97,7 @@ _HOMES = {
     "prefopt.runs.train": ("run_training",),
     "prefopt.text.sources": ("load_preferences",),
     "prefopt.worlds.arithmetic": ("ArithmeticWorld",),
+    "prefopt.worlds.reviews": ("ReviewWorld",),
 }
 """Module -> the public names it defines."""
 

@@ -233,9 +233,13 @@ def test_step_pairs_share_their_prefix(settings: Settings, tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("pairing", "pairs"), [("best_vs_rest", 36), ("all", 72), ("best_worst", 12)]
+    ("pairing", "pairs", "responses"),
+    [("best_vs_rest", 36, 48), ("all", 72, 48), ("best_worst", 12, 24)],
 )
-def test_ranked_lists_with_scores(pairing: str, pairs: int, settings: Settings, tmp_path: Path):
+def test_ranked_lists_with_scores(
+    pairing: str, pairs: int, responses: int, settings: Settings, tmp_path: Path
+):
+    """Responses that are in no pair are not computed."""
     rows = [
         {
             "prompt": f"What is {i} + 4?\n",
@@ -248,7 +252,7 @@ def test_ranked_lists_with_scores(pairing: str, pairs: int, settings: Settings, 
     result = settings.with_(train_file=str(path), pairing=pairing).train()
     check_run_folder(result, steps=6)
     plan = read_json(result.folder / "plan.json")
-    assert (plan["pairs"], plan["responses"], plan["examples"]) == (pairs, 48, 12)
+    assert (plan["pairs"], plan["responses"], plan["examples"]) == (pairs, responses, 12)
     assert losses(result.folder)[0] == pytest.approx(math.log(2), abs=1e-5)
     chosen = {
         s["chosen"] for s in read_rows(result.folder / "samples.jsonl") if s["id"].endswith(":3")

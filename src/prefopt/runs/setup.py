@@ -33,7 +33,7 @@ from prefopt.runs.fitness import fitted, with_mismatched
 from prefopt.runs.method import Method, Paired
 from prefopt.text.render import RenderSettings
 from prefopt.text.sources import load_preferences
-from prefopt.train.terms import demands_of
+from prefopt.train.terms import Demands, demands_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -188,11 +188,17 @@ def _room(limit: int | None, taken: int) -> int | None:
     return None if limit is None else max(0, limit - taken)
 
 
-def _mention_unused(preferences: Sequence[Preference], config: RunConfig) -> None:
-    """Margins in the data are for methods with an offset; say so rather than ignore them silently."""
-    count = sum(pair.margin is not None for p in preferences for pair in p.pairs)
-    if count:
-        say(f"note: {count} pairs have a margin, which method {config.method} does not use")
+def _mention_unused(preferences: Sequence[Preference], demands: Demands) -> None:
+    """What the data say and no objective of the run looks at: said rather than ignored silently."""
+    pairs = [pair for preference in preferences for pair in preference.pairs]
+    unused = {
+        "a margin": sum(p.margin is not None for p in pairs)
+        * ("margins" not in demands.annotations),
+        "a weight": sum(p.weight != 1.0 for p in pairs) * (not demands.pairs),
+    }
+    for what, count in unused.items():
+        if count:
+            say(f"note: {count} pairs have {what}, which the objectives of this run do not use")
 
 
 def _sources(config: RunConfig, *, evaluation: bool) -> tuple[list[str], str]:

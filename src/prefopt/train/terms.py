@@ -59,6 +59,7 @@ def demands_of(terms: Sequence[Term]) -> Demands:
         reference=any(need.reference for need in needs),
         pairs=any(need.view == "pairs" for need in needs),
         extras=frozenset(extra for need in needs for extra in need.extras),
+        # An objective told to train unscored pairs without their scores does not need them.
         annotations=frozenset(
             a
             for term, need in zip(terms, needs, strict=True)
