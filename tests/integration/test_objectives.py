@@ -233,7 +233,7 @@ def test_weights_of_pairs_have_no_place_in_a_sorted_batch(family: Settings, tmp_
 
 @pytest.mark.parametrize("change", ["score", "label"])
 def test_other_annotations_are_other_data(change: str, family: Settings, tmp_path: Path):
-    rows = [
+    rows: list[Row] = [
         {"id": f"r{i}", "prompt": f"What is {i}?\n", "pairs": [{"chosen": 0, "rejected": 1}],
          "responses": [{"text": "a", "score": 2.0 + i, "label": True},
                                                      {"text": "b", "score": 1.0, "label": False}]}

@@ -60,7 +60,8 @@ def test_equal_models_have_none() -> None:
 
 def test_a_token_that_the_reference_excludes_counts_nothing() -> None:
     policy, reference = states(0, bias=True), states(1, bias=True)
-    assert reference.head.bias is not None
+    bias = policy.head.bias
+    assert bias is not None and reference.head.bias is not None
     shift = reference.head.bias.clone()
     shift[3] = -torch.inf
     reference = reference._replace(head=reference.head._replace(bias=shift))
@@ -68,9 +69,7 @@ def test_a_token_that_the_reference_excludes_counts_nothing() -> None:
     (gradient,) = torch.autograd.grad(found.sum(), policy.hidden)
     assert torch.isfinite(found).all() and torch.isfinite(gradient).all()
     keep = [i for i in range(11) if i != 3]
-    p = F.log_softmax((policy.hidden @ policy.head.weight.T + policy.head.bias) * 0.7, dim=-1)[
-        :, keep
-    ]
+    p = F.log_softmax((policy.hidden @ policy.head.weight.T + bias) * 0.7, dim=-1)[:, keep]
     q = F.log_softmax((reference.hidden @ reference.head.weight.T + shift)[:, keep] * 0.7, dim=-1)
     torch.testing.assert_close(found, (q.exp() * (q - p)).sum(-1), rtol=0, atol=1e-12)
 

@@ -23,7 +23,7 @@ def forest(records: int = 7, seed: int = 0) -> tuple[list[str], Scores]:
     ids, chosen, rejected, group, mismatched = [], [], [], [], []
     for number in range(records):
         first, k = len(group), int(g.integers(2, 4))
-        ids.append(f"r{int(g.integers(1e6))}")
+        ids.append(f"r{int(g.integers(1_000_000))}")
         group += [number] * (k + 1)
         mismatched += [False] * k + [True]
         chosen += [first] * (k - 1)
@@ -45,6 +45,7 @@ def cut(ids: list[str], scores: Scores, groups: list[int]) -> Part:
     pairs = [p for p in range(len(scores.chosen)) if int(scores.chosen[p]) in place]
     pairs.sort(key=lambda p: place[int(scores.chosen[p])])
     number = {g: i for i, g in enumerate(groups)}
+    assert scores.reference is not None and scores.mismatched is not None
     part = scores._replace(
         policy=scores.policy[responses], reference=scores.reference[responses], length=scores.length[responses],
         group=torch.tensor([number[int(g)] for g in scores.group[responses]]),
@@ -55,7 +56,7 @@ def cut(ids: list[str], scores: Scores, groups: list[int]) -> Part:
     )  # fmt: skip
     weights = {
         "pairs": torch.tensor([1.0 + int(scores.chosen[p]) % 3 for p in pairs]),
-        "responses": (~part.mismatched).double(),
+        "responses": (~scores.mismatched[responses]).double(),
     }
     return Part(tuple(ids[g] for g in groups), part, weights)
 
