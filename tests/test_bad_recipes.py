@@ -77,6 +77,16 @@ CASES: dict[str, Case] = {
     ),
     "out of range": Case({"beta": -0.1}, ("beta is -0.1", "> 0")),
     "unknown method": Case({"method": "dop"}, ("unknown method 'dop': did you mean 'dpo'?",)),
+    "loss_type with weights": Case({"loss_type": [{"dpo": 1}]}, ("loss_type",)),
+    "loss_type nested": Case({"loss_type": [["dpo"]]}, ("loss_type",)),
+    "idle coefficient": Case(
+        {"loss_type": ["f_dpo"], "f_alpha_divergence_coef": 0.3},
+        ("f_alpha_divergence_coef", "no effect"),
+    ),
+    "objective twice": Case({"loss_type": ["dpo", "dpo"]}, ("names an objective twice",)),
+    "TRL's name": Case(
+        {"loss_type": "exo_pair"}, ("unknown objective 'exo_pair': here it is exo",)
+    ),
     "no method": Case({"method": None}, ("key 'method'", "set one of asft")),
     "unknown layout": Case({"layout": "trees"}, ('layout is "trees"', "tree, packed")),
     "unknown tracker": Case({"report_to": "tensorbord"}, ("report_to", "tensorboard")),

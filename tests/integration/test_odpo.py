@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -40,6 +41,8 @@ def test_pairs_with_a_gap_stay_as_they_are() -> None:
         ((1.0, 2.0), {"on_inverted": "swap"}, [(1, 0)]),
         ((1.0, 2.0), {"on_inverted": "drop"}, "a pair whose rejected response has the higher score left out"),
         ((1.0, None), {"on_missing": "drop"}, "a pair without two scores left out"),
+        ((1e39, 1.0), {"on_missing": "drop"}, "a pair without two scores left out"),
+        ((3e38, -3e38), {"on_missing": "drop"}, "a pair without two scores left out"),
         ((math.nan, 1.0), {"on_missing": "drop"}, "a pair without two scores left out"),
         ((math.inf, 1.0), {"on_missing": "drop"}, "a pair without two scores left out"),
         ((1.0, None), {"on_missing": "dpo"}, [(0, 1)]),
@@ -73,6 +76,13 @@ def test_errors_name_the_row_the_scores_and_the_key(scores, changes, message) ->
     with pytest.raises(RecordError) as caught:
         scored_pairs(record(*scores), recipe(**changes))
     assert message in str(caught.value)
+
+
+def test_a_swapped_pair_asks_for_the_opposite_margin() -> None:
+    given = record(1.0, 2.0)
+    given = replace(given, pairs=(replace(given.pairs[0], margin=0.7),))
+    found = scored_pairs(given, recipe(on_inverted="swap"))
+    assert isinstance(found, Paired) and found.preference.pairs == (Pair(1, 0, margin=-0.7),)
 
 
 def test_another_objective_alone_is_refused() -> None:

@@ -6,10 +6,9 @@ The objective is `prefopt.objectives.odpo`; here is what becomes of pairs whose 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import ClassVar, Literal, TypeGuard, get_args
+from typing import ClassVar, Literal, get_args
 
 import numpy as np
 from pydantic import Field
@@ -52,15 +51,16 @@ def scored_pairs(preference: Preference, config: OdpoConfig) -> Preference | Pai
     Raises:
         RecordError: a policy is `error` and a pair breaks it; names record, pair and scores.
     """
-    counts: Counter[str] = Counter()
+    said: set[str] = set()
     kept: list[Pair] = []
     for pair in preference.pairs:
         fate = _fate(preference, pair, config)
-        counts[fate] += fate != _KEPT
+        said |= {fate} - {_KEPT}
         if fate in (_KEPT, _SWAPPED, _TIE_KEPT, _UNSCORED_KEPT):
-            turned = replace(pair, chosen=pair.rejected, rejected=pair.chosen)
+            margin = None if pair.margin is None else -pair.margin
+            turned = replace(pair, chosen=pair.rejected, rejected=pair.chosen, margin=margin)
             kept.append(turned if fate == _SWAPPED else pair)
-    reasons = tuple(sorted(+counts))
+    reasons = tuple(sorted(said))
     if not kept:
         return ", ".join(reasons) or "no pair"
     if not reasons:
@@ -79,14 +79,14 @@ _MISSING = "a pair without two scores left out"
 
 def _fate(preference: Preference, pair: Pair, config: OdpoConfig) -> str:
     """What becomes of a pair: kept, swapped, or the reason why it is left out."""
-    chosen, rejected = (preference.responses[i].score for i in (pair.chosen, pair.rejected))
     if config.alpha == 0:
         return _KEPT
-    if not (_is_score(chosen) and _is_score(rejected)):
+    chosen, rejected = (
+        _in_float32(preference.responses[i].score) for i in (pair.chosen, pair.rejected)
+    )
+    if not math.isfinite(_in_float32(chosen - rejected)):
         fates = {"dpo": _UNSCORED_KEPT, "drop": _MISSING}
         return _by_policy("on_missing", fates, preference, pair, config)
-    # The objective works in float32: what is equal there has no gap.
-    chosen, rejected = float(np.float32(chosen)), float(np.float32(rejected))
     if config.offset == "log_ratio" and min(chosen, rejected) <= 0:
         raise RecordError(
             f"{preference.origin or preference.id}: a pair has scores {chosen:g} and {rejected:g}, and offset "
@@ -102,8 +102,12 @@ def _fate(preference: Preference, pair: Pair, config: OdpoConfig) -> str:
     return _KEPT
 
 
-def _is_score(score: float | None) -> TypeGuard[float]:
-    return score is not None and math.isfinite(score)
+def _in_float32(score: float | None) -> float:
+    """The score as the objective will see it: what is equal there has no gap, what overflows is no score."""
+    if score is None:
+        return math.nan
+    with np.errstate(over="ignore"):
+        return float(np.float32(score))
 
 
 def _by_policy(

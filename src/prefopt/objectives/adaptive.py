@@ -25,6 +25,10 @@ from prefopt.objectives.types import (
 SMALLEST_BETA = 1e-3
 """The floor of beta-DPO's beta: below it a batch of inverted gaps would turn the loss around."""
 
+ROUNDING = 1e-4
+"""A spread of gaps, in nats, that is taken for none: at theta = reference they differ by rounding, which depends on how
+the batch was computed and must not decide which pairs are drawn."""
+
 MOMENTUM = 0.9
 """Share of the earlier value in beta-DPO's running mean and standard deviation of the gap."""
 
@@ -174,8 +178,8 @@ def _select(
     # The small term undoes the rounding of 10 * (1 - 0.9) to just below 1.
     kept = min(max(int(pairs * (1 - rho) + 1e-9), 1), pairs)
     spread = gap.new_zeros(()) + std
-    safe = torch.where(spread > 0, spread, 1.0)
-    log_weight = torch.where(spread > 0, -0.5 * ((gap - mean) / safe) ** 2, 0.0)
+    safe = torch.where(spread > ROUNDING, spread, 1.0)
+    log_weight = torch.where(spread > ROUNDING, -0.5 * ((gap - mean) / safe) ** 2, 0.0)
     # Drawn on the CPU: the same pairs whatever the device is.
     uniform = torch.rand(pairs, generator=generator, dtype=torch.float64)
     gumbel = -torch.log(-torch.log(uniform))

@@ -51,6 +51,9 @@ _ELSEWHERE = {
 }
 """What other libraries call objectives. Used for hints in error messages only, never accepted."""
 
+_UNSET_COEFFICIENT = 0.5
+"""Order of the alpha divergence where none is set."""
+
 _MODIFIERS = {"f_divergence_type", "f_alpha_divergence_coef", "ld_alpha"}
 """Keys that change any pairwise objective, beside those few functions that take them as parameters."""
 
@@ -122,9 +125,11 @@ class ObjectiveKeys(RunConfig):
         """Parameters that are not set get the objectives' default, so that the stored recipe says what was used."""
         listed = raw.get("loss_type", cls.model_fields["loss_type"].default)
         names = [listed] if isinstance(listed, str) else listed
-        if not isinstance(names, list) or not set(names) <= set(objective_names()):
+        if not isinstance(names, list) or not all(name in objective_names() for name in names):
             return raw
         filled = dict(raw)
+        if raw.get("loss_weights") is None:
+            filled["loss_weights"] = cast("JsonValue", [1.0] * len(names))
         defaults = [parameters_of(find_objective(str(name))) for name in names]
         keys = {key for each in defaults for key in each} & cls.model_fields.keys()
         for key in keys:
@@ -193,7 +198,7 @@ def _objective(name: str, config: ObjectiveKeys) -> Objective:
 
 def _coefficient(config: ObjectiveKeys) -> float:
     coefficient = config.f_alpha_divergence_coef
-    return 0.5 if coefficient is None else coefficient
+    return _UNSET_COEFFICIENT if coefficient is None else coefficient
 
 
 def _broken(config: ObjectiveKeys) -> Iterator[str]:
@@ -203,6 +208,7 @@ def _broken(config: ObjectiveKeys) -> Iterator[str]:
         return
     if len(set(names)) < len(names):
         yield f"loss_type {names} names an objective twice: name it once and set loss_weights"
+        return
     if weights is not None and len(weights) != len(names):
         yield f"loss_weights has {len(weights)} entries and loss_type {len(names)}: give one weight per objective"
         return
@@ -283,7 +289,8 @@ def _modifiers(config: ObjectiveKeys) -> Iterator[str]:
         "f_divergence_type" in parameters_of(find_objective(n)) for n in config.loss_type
     )
     coefficient, alpha = config.f_alpha_divergence_coef, config.f_divergence_type
-    if coefficient is not None and alpha != "alpha_divergence" and not built_in:
+    idle = coefficient is not None and not (built_in and coefficient == _UNSET_COEFFICIENT)
+    if idle and alpha != "alpha_divergence":
         yield "f_alpha_divergence_coef has no effect without f_divergence_type: alpha_divergence"
     if config.ld_scope != "policy_and_reference":
         built_in = [n for n in config.loss_type if "ld_alpha" in parameters_of(find_objective(n))]

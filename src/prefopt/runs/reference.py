@@ -38,12 +38,7 @@ def build_reference(
     runtime: Runtime,
 ) -> Reference:
     """The reference that the objectives need, scored ahead where it can be."""
-    if not demands.reference:
-        if config.reference != "auto" or config.reference_model is not None:
-            raise ConfigError(
-                f"method {config.method} has no reference with these objectives: remove reference and "
-                "reference_model from the recipe"
-            )
+    if not _has_reference(config, demands):
         return NoReference()
     kind = _kind(config, demands, policy)
     states = "kl" in demands.extras
@@ -108,7 +103,17 @@ def _cached(
 
 def loads_model(config: RunConfig, demands: Demands, policy: Policy) -> bool:
     """Whether the reference is a second model that stays in memory."""
-    return demands.reference and _kind(config, demands, policy) in {"live", "moving"}
+    return _has_reference(config, demands) and _kind(config, demands, policy) in {"live", "moving"}
+
+
+def _has_reference(config: RunConfig, demands: Demands) -> bool:
+    """Whether the objectives have a reference; one that is named for nothing is refused."""
+    if not demands.reference and (config.reference != "auto" or config.reference_model is not None):
+        raise ConfigError(
+            f"method {config.method} has no reference with these objectives: remove reference and reference_model "
+            "from the recipe"
+        )
+    return demands.reference
 
 
 def _scorer(config: RunConfig, model: CausalModel, demands: Demands) -> Scorer:

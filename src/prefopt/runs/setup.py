@@ -147,7 +147,7 @@ def load_data(
         reasons = ", ".join(line.strip() for line in ledger.summary()[1:])
         raise RecordError(
             f"{ledger.source}: none of {ledger.read} records can be used: {reasons}; repair them, or change what "
-            "drops them (max_length, columns, pairing)"
+            "drops them (max_length, columns, pairing, or the policies of the method)"
         )
     return Data(preferences, examples, ledger)
 
