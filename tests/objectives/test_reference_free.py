@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from prefopt.objectives.reference_free import alphapo, cpo, simpo, slic, tpo, tpo_l
+from prefopt.objectives.reference_free import alphapo, cpo, gold_nll, simpo, slic, tpo, tpo_l
 from prefopt.objectives.types import Losses, Pairs, needs_of
 from tests.objectives.given import random_pairs
 
@@ -382,3 +382,15 @@ def test_sums_alone_do_where_no_likelihood_is_asked_for() -> None:
 def test_parameters_out_of_range_are_refused(call, message) -> None:
     with pytest.raises(ValueError, match=message):
         call(one_pair())
+
+
+def test_gold_nll_is_the_anchor_of_tpo() -> None:
+    pairs, a = random_pairs(21)
+    np.testing.assert_allclose(gold_nll(pairs).loss.detach(), -a.Sg / a.ng, rtol=0, atol=1e-10)
+    both = cpo(pairs, beta=0.2, cpo_alpha=0.0).loss + 0.7 * gold_nll(pairs).loss
+    torch.testing.assert_close(tpo(pairs, beta=0.2, tpo_alpha=0.7).loss, both)
+    without = gold_nll(pairs._replace(policy_gold=None, length_gold=None)).loss
+    np.testing.assert_allclose(without.detach(), -a.Sw / a.nw, rtol=0, atol=1e-10)
+    assert pairs.policy_gold is not None
+    (gradient,) = torch.autograd.grad(gold_nll(pairs).loss.sum(), pairs.policy_gold)
+    np.testing.assert_allclose(gradient, -1 / a.ng, rtol=0, atol=1e-12)

@@ -21,6 +21,7 @@ from prefopt.objectives import (
     alphapo,
     apo_zero_unpaired,
     cpo,
+    gold_nll,
     hinge,
     ipo,
     kto,
@@ -134,11 +135,24 @@ def test_orpo_trainer(weight: float, make: Make, models: Models):
     agree(theirs - nll + own_nll, orpo(pairs, beta=weight).loss.mean(), models)
 
 
+def anchored(preference: Callable[..., Losses], pairs: Pairs) -> Losses:
+    """What loss_type [preference, gold_nll] adds up."""
+    return Losses(preference(pairs).loss + gold_nll(pairs).loss, {})
+
+
 TPO: dict[str, tuple[dict[str, Any], Callable[..., Losses]]] = {
     "tpo": ({}, tpo),
     "tpo-smoothed": (
         {"beta": 0.2, "label_smoothing": 0.1, "tpo_alpha": 0.5},
         partial(tpo, beta=0.2, label_smoothing=0.1, tpo_alpha=0.5),
+    ),
+    "tpo-hinge": (
+        {"loss_type": "hinge", "beta": 0.2, "tpo_alpha": 1.0},
+        lambda pairs: anchored(without_reference(partial(hinge, beta=0.2)), pairs),
+    ),
+    "tpo-ipo": (
+        {"loss_type": "ipo", "beta": 0.2, "tpo_alpha": 1.0},
+        lambda pairs: anchored(without_reference(partial(ipo, beta=0.2)), pairs),
     ),
     "tpo-l": ({"loss_type": "tpo-l", "beta": 2.0, "tpo_l_gamma": 0.5}, tpo_l),
 }

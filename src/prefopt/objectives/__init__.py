@@ -34,7 +34,7 @@ from prefopt.objectives.pairwise import (
     robust,
 )
 from prefopt.objectives.pointwise import apo_down, apo_zero, bco, bco_pair, cal_dpo, nca, sppo
-from prefopt.objectives.reference_free import alphapo, cpo, simpo, slic, tpo, tpo_l
+from prefopt.objectives.reference_free import alphapo, cpo, gold_nll, simpo, slic, tpo, tpo_l
 from prefopt.objectives.supervised import sft
 from prefopt.objectives.token_level import mallows, mallows_ipo, tdpo, tdpo1
 from prefopt.objectives.types import (
@@ -87,6 +87,7 @@ __all__ = [
     "f_divergence",
     "f_dpo",
     "find_objective",
+    "gold_nll",
     "hinge",
     "home_advantage",
     "ipo",

@@ -200,6 +200,24 @@ class _Response(NamedTuple):
     """The field of `Pairs` that `length` is."""
 
 
+@needs(view="pairs", reference=False, extras=("gold",))
+def gold_nll(pairs: Pairs) -> Losses:
+    """Likelihood of the gold response: TPO's anchor by itself, to be added to any objective of pairs.
+
+    ``loss = -m_gold``
+
+    m_gold is the mean token log-probability of the best response to the prompt, the chosen one where policy_gold is
+    None. TPO's hinge and IPO forms are loss_type [hinge, gold_nll] and [ipo, gold_nll] with reference_free. An empty
+    response gives 0.
+
+    Source: Saeidi et al. 2024, arXiv 2405.16681.
+    Peers: TRL 1.16 averages over the tokens of the batch.
+    Departures: the mean per token of each gold response.
+    """
+    nothing = Losses(as_float32(pairs.policy_chosen).new_zeros(pairs.policy_chosen.shape), {})
+    return _add_nll(nothing, 1.0, _gold(pairs), "gold_nll")
+
+
 def _contrast(
     pairs: Pairs, beta: float, eps: float, weight: float, objective: str, *, gold: bool = False
 ) -> Losses:
