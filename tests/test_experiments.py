@@ -1,6 +1,5 @@
 """The experiment scripts among the recipes: what they keep, and what their tables say."""
 
-import json
 import runpy
 from pathlib import Path
 
@@ -66,22 +65,6 @@ def test_frontier_is_drawn(frontier, tmp_path):
     rows = [*ROWS, row("dpo", 0, 0.1, 1.0, pairs=400), row("dpo", 1, 0.2, 1.0, pairs=400)]
     frontier["draw"](rows, [100, 400], tmp_path / "f.png")
     assert (tmp_path / "f.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_an_unfinished_line_is_dropped(frontier, compare, tmp_path):
-    path = tmp_path / "results.jsonl"
-    assert compare["read_rows"](path) == []
-    results = frontier["Results"](path)
-    for seed in (0, 1):
-        results.append(row("dpo", seed, 1.0, 1.2))
-    text = path.read_text()
-    path.write_text(text + '{"arm": "dpo", "se')
-    again = frontier["Results"](path)
-    assert again.rows == results.rows == [json.loads(line) for line in text.splitlines()]
-    assert path.read_text() == text
-    assert again.has({"arm": "dpo", "seed": 1}) and not again.has({"arm": "dpo", "seed": 2})
-    path.write_text(text + "{")
-    assert compare["read_rows"](path) == results.rows and path.read_text() == text
 
 
 def test_comparison_table_by_hand(compare):

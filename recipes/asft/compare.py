@@ -12,7 +12,6 @@ against the references, reward and KL of samples at temperature 1.
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import statistics
 import tempfile
@@ -20,11 +19,11 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from prefopt.config import parse
+from prefopt.evals.cells import Cells, Row
 from prefopt.evals.frontier import measure
 from prefopt.evals.likelihood import response_logps
 from prefopt.generate.base import Request, Sampling
@@ -63,16 +62,13 @@ MAX_NEW_TOKENS = 48
 SPARE = 1.1
 """Prompts sampled for each pair that is wanted: two equal scores make none."""
 
-Row = dict[str, Any]
-
 
 def main() -> None:
     """Train and measure what is missing, then print."""
     arguments = parser().parse_args()
     torch.set_num_threads(1)
     arguments.output.mkdir(parents=True, exist_ok=True)
-    path = arguments.output / "results.jsonl"
-    rows = read_rows(path)
+    rows = Cells(arguments.output / "results.jsonl")
     world = ReviewWorld()
     base = base_model(world, find_method("sft"))
     settings = {k: v for k, v in vars(arguments).items() if k not in {"output", "seeds", "arms"}}
@@ -82,13 +78,10 @@ def main() -> None:
         for arm in ["base", *(arm for arm in arguments.arms if arm != "base")]
     ]
     for key in wanted:
-        if not any(key.items() <= row.items() for row in rows):
-            row = {**key, **run_cell(world, base, key)}
-            with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
-            rows.append(row)
-            print(line(row), flush=True)
-    found = [row for row in rows if any(key.items() <= row.items() for key in wanted)]
+        if not rows.has(key):
+            rows.append({**key, **run_cell(world, base, key)})
+            print(line(rows.rows[-1]), flush=True)
+    found = rows.of(wanted)
     text = table(found)
     (arguments.output / "table.md").write_text(text, encoding="utf-8")
     print(text)
@@ -116,15 +109,6 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--prompts", type=int, default=128, help="test prompts")
     found.add_argument("--samples", type=int, default=4, help="samples of each")
     return found
-
-
-def read_rows(path: Path) -> list[Row]:
-    """The rows of a JSONL file. A line that a killed run left unfinished is dropped."""
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    whole = text[: text.rfind("\n") + 1]
-    if whole != text:
-        path.write_text(whole, encoding="utf-8")
-    return [json.loads(row) for row in whole.splitlines()]
 
 
 def run_cell(world: ReviewWorld, base: Path, key: Row) -> Row:

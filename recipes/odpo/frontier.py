@@ -11,7 +11,6 @@ with its difference from DPO, paired over seeds (95% bootstrap interval).
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import statistics
 import tempfile
@@ -19,13 +18,13 @@ import time
 from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from prefopt.config import parse
+from prefopt.evals.cells import Cells, Row
 from prefopt.evals.frontier import FrontierPoint, measure, pareto, reward_at
 from prefopt.generate.base import Sampling
 from prefopt.generate.local import LocalGenerator
@@ -50,15 +49,13 @@ MAX_NEW_TOKENS = 48
 SPARE = 1.1
 """Prompts sampled for each pair that is wanted: two equal scores make none."""
 
-Row = dict[str, Any]
-
 
 def main() -> None:
     """Train and measure what is missing, then draw and print."""
     arguments = parser().parse_args()
     torch.set_num_threads(1)
     arguments.output.mkdir(parents=True, exist_ok=True)
-    rows = Results(arguments.output / "results.jsonl")
+    rows = Cells(arguments.output / "results.jsonl")
     world = ReviewWorld()
     base = base_model(world, find_method("sft"))
     cells = [("base", 0, 0.0), *product(arguments.arms, arguments.pairs, arguments.betas)]
@@ -185,33 +182,6 @@ def train(
         "seed": seed,
     }
     return run_training(parse(recipe, method.config), method).model
-
-
-class Results:
-    """Rows of a JSONL file, one a cell. A line that a killed run left unfinished is dropped."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.rows: list[Row] = []
-        text = path.read_text(encoding="utf-8") if path.exists() else ""
-        whole = text[: text.rfind("\n") + 1]
-        if whole != text:
-            path.write_text(whole, encoding="utf-8")
-        self.rows = [json.loads(row) for row in whole.splitlines()]
-
-    def has(self, key: Row) -> bool:
-        """Whether the cell is done."""
-        return any(key.items() <= row.items() for row in self.rows)
-
-    def of(self, keys: Sequence[Row]) -> list[Row]:
-        """The rows of these cells."""
-        return [row for row in self.rows if any(key.items() <= row.items() for key in keys)]
-
-    def append(self, row: Row) -> None:
-        """Add a row to the file."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-        self.rows.append(row)
 
 
 def point(row: Row) -> FrontierPoint:
