@@ -7,7 +7,9 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from prefopt.config import Key, RunConfig, keys_of
+from pydantic import BaseModel
+
+from prefopt.config import Key, RunConfig, keys_of, sections_of
 from prefopt.config.mistakes import expectation
 from prefopt.methods.base import find_method, method_names
 
@@ -47,6 +49,11 @@ def page() -> str:
         schema = find_method(name).config
         own = keys_of(schema, own=True)
         parts += [f"## Only `{name}`\n", table(own, schema) if own else "No keys of its own.\n"]
+        for section in sections_of(schema):
+            parts += [
+                f"### `{name}`: in `{section.name}`\n",
+                table(section.keys, section.schema),
+            ]
     return "\n".join(parts)
 
 
@@ -59,7 +66,7 @@ def topics() -> Iterator[tuple[str, list[Key]]]:
         yield heading, keys[start:stop]
 
 
-def table(keys: Sequence[Key], schema: type[RunConfig]) -> str:
+def table(keys: Sequence[Key], schema: type[BaseModel]) -> str:
     """A Markdown table: key, what it takes, default, meaning."""
     specs = schema.model_json_schema()["properties"]
     rows = ["| key | takes | default | meaning |", "|---|---|---|---|"]

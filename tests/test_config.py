@@ -1,7 +1,6 @@
 """Recipes: what is read, what is refused with which words, what is written back."""
 
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
 from pydantic import Field
@@ -28,7 +27,9 @@ class BetaConfig(RunConfig):
 class BuildingConfig(RunConfig):
     """A method that makes its own data."""
 
-    builds_data: ClassVar[bool] = True
+    @property
+    def built_file(self) -> str:
+        return "built.jsonl"
 
 
 VALID = "method: dpo\nmodel_name_or_path: model\ntrain_file: pairs.jsonl\n"

@@ -36,8 +36,9 @@ def check_preference(preference: Preference) -> None:
     """Nothing when the record is sound; raises `RecordError` for what no method could train on.
 
     Sound means: a prompt whose conversation does not end with the assistant, at least one response, each
-    one text or turns that end with the assistant, finite scores, ranks from 1, and pairs of two different
-    responses that exist. Empty texts are sound here; whether to drop them is for `prepare`.
+    one text or turns that end with the assistant, finite scores, ranks from 1, masked ranges in order within the
+    text, and pairs of two different responses that exist. Empty texts are sound here; whether to drop them is for
+    `prepare`.
     """
     where = preference.origin or f"record '{preference.id}'"
     if not isinstance(preference.prompt, str):
@@ -88,6 +89,29 @@ def _check_response(response: Response, name: str, where: str) -> None:
         raise RecordError(f"{where}: {name} has score {response.score}; give a finite number")
     if response.rank is not None and response.rank < 1:
         raise RecordError(f"{where}: {name} has rank {response.rank}; ranks start at 1 (best)")
+    if response.masked:
+        _check_masked(response, name, where)
+
+
+def _check_masked(response: Response, name: str, where: str) -> None:
+    if response.turns:
+        raise RecordError(
+            f"{where}: {name} has both turns and masked ranges; "
+            "mark the turns that are not trained on with 'train': false instead"
+        )
+    before = 0
+    for i, (start, end) in enumerate(response.masked):
+        if not 0 <= start < end <= len(response.text):
+            raise RecordError(
+                f"{where}: {name}.masked[{i}] is [{start}, {end}], which is no range of its text of "
+                f"{len(response.text)} characters; give 0 <= start < end <= {len(response.text)}"
+            )
+        if start < before:
+            raise RecordError(
+                f"{where}: {name}.masked[{i}] starts at {start}, before the end {before} of the range before it; "
+                "give the ranges in order, without overlaps"
+            )
+        before = end
 
 
 def _check_pair(pair: Pair, name: str, count: int, where: str) -> None:

@@ -7,21 +7,24 @@ goes on where it stopped.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
+from prefopt.build.grading import one_by_one
+from prefopt.build.steps import StepData, StepSettings, build_step_pairs, problem_id
 from prefopt.config import parse
 from prefopt.errors import ModelError, ResumeError
 from prefopt.evals.maths import Evaluation, evaluate, write_evaluation
 from prefopt.generate.base import Sampling
 from prefopt.generate.journal import Journal
 from prefopt.generate.local import LocalGenerator
+from prefopt.judge.base import WrongSolution
+from prefopt.judge.oracle import OracleLocator
 from prefopt.methods.base import find_method
-from prefopt.methods.step_dpo import StepData, StepSettings, build_step_pairs
 from prefopt.models.load import load_model
 from prefopt.progress import counted, say
 from prefopt.records import JsonValue, write_preferences
@@ -30,7 +33,7 @@ from prefopt.runs.base_model import base_model
 from prefopt.runs.environment import environment
 from prefopt.runs.train import run_training
 from prefopt.train.folder import RunFolder
-from prefopt.worlds.arithmetic import ArithmeticWorld
+from prefopt.worlds.arithmetic import ArithmeticProblem, ArithmeticWorld
 
 BATCH = 256
 """Rows decoded together: the model is small, so wide batches cost little more than narrow ones."""
@@ -111,8 +114,8 @@ def _build(world: ArithmeticWorld, base: Path, folder: Path, settings: DemoSetti
         data = build_step_pairs(
             problems,
             _generator(base),
-            is_correct=lambda problem, text: world.verify(problem, text).correct,
-            first_wrong_step=lambda problem, text: world.verify(problem, text).first_wrong,
+            grade=one_by_one(world.grade),
+            locator=oracle(world, problems),
             settings=settings.steps,
             journal=journal,
         )
@@ -123,6 +126,16 @@ def _build(world: ArithmeticWorld, base: Path, folder: Path, settings: DemoSetti
             f"{base}: no pair could be made from {settings.problems} problems; use more problems"
         )
     return data
+
+
+def oracle(world: ArithmeticWorld, problems: Sequence[ArithmeticProblem]) -> OracleLocator:
+    """The judge that knows the first wrong step exactly."""
+    by_id = {problem.id: problem for problem in problems}
+
+    def first_wrong(solution: WrongSolution) -> int | None:
+        return world.verify(by_id[problem_id(solution)], solution.text).first_wrong
+
+    return OracleLocator(first_wrong)
 
 
 def _generator(model: Path) -> LocalGenerator:

@@ -71,6 +71,9 @@ class Response:
     label: bool | None = None
     ends: bool = True
     """Whether the end-of-turn token follows. False for single reasoning steps and for cut samples."""
+    masked: tuple[tuple[int, int], ...] = ()
+    """Character ranges `(start, end)` of `text` that are context and never scored, ascending and apart: what a
+    tool or an interpreter wrote in the middle of the model's text. Not with `turns`, which have `Message.train`."""
     mismatched: bool = False
     """An answer to another prompt, added in memory to estimate a KL divergence (KTO); never stored in files."""
 
@@ -133,6 +136,8 @@ def _response_to_json(response: Response) -> dict[str, JsonValue]:
     )
     annotations = {"score": response.score, "rank": response.rank, "label": response.label}
     row.update({name: value for name, value in annotations.items() if value is not None})
+    if response.masked:
+        row["masked"] = [[start, end] for start, end in response.masked]
     return row if response.ends else {**row, "ends": False}
 
 
@@ -252,7 +257,7 @@ def _read_train(extra: dict[str, JsonValue], name: str, origin: str) -> bool:
 
 def _read_response(value: JsonValue, name: str, origin: str) -> Response:
     row = read_object(value, name, origin)
-    _only(row, ("text", "turns", "score", "rank", "label", "ends"), name, origin)
+    _only(row, ("text", "turns", "score", "rank", "label", "ends", "masked"), name, origin)
     turns = tuple(
         read_message(item, f"{name}.turns[{i}]", origin)
         for i, item in enumerate(_optional_list(row.get("turns"), f"{name}.turns", origin))
@@ -266,7 +271,18 @@ def _read_response(value: JsonValue, name: str, origin: str) -> Response:
         rank=None if rank is None else read_rank(rank, f"{name}.rank", origin),
         label=None if label is None else read_flag(label, f"{name}.label", origin),
         ends=True if ends is None else read_flag(ends, f"{name}.ends", origin),
+        masked=tuple(
+            _read_range(item, f"{name}.masked[{i}]", origin)
+            for i, item in enumerate(_optional_list(row.get("masked"), f"{name}.masked", origin))
+        ),
     )
+
+
+def _read_range(value: JsonValue, name: str, origin: str) -> tuple[int, int]:
+    start, end = value if isinstance(value, list) and len(value) == 2 else (None, None)
+    if type(start) is not int or type(end) is not int:
+        refuse(value, name, origin, "give a character range of the text as [start, end]")
+    return start, end
 
 
 def _read_pair(value: JsonValue, name: str, origin: str) -> Pair:

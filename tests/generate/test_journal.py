@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -191,6 +192,64 @@ def test_a_journal_of_another_format_is_refused(tmp_path):
     connection.close()
     with pytest.raises(StorageError, match="journal format 9, this version reads 1"):
         Journal(path)
+
+
+VERSION_1 = """
+CREATE TABLE completions (
+    generator TEXT NOT NULL, purpose TEXT NOT NULL, sampling TEXT NOT NULL, request TEXT NOT NULL,
+    sample INTEGER NOT NULL, prompt TEXT NOT NULL, text TEXT NOT NULL, finish_reason TEXT NOT NULL,
+    tokens INTEGER NOT NULL,
+    UNIQUE (generator, purpose, sampling, request, sample, prompt)
+);
+INSERT INTO completions VALUES ('g', 'p', 's', 'a', 0, 'd', 'old', 'stop', 3);
+PRAGMA application_id = 1885761386;
+PRAGMA user_version = 1;
+"""
+
+
+def test_a_journal_of_version_1_is_brought_up_to_date(tmp_path):
+    path = tmp_path / "old.sqlite"
+    with sqlite3.connect(path) as connection:
+        connection.executescript(VERSION_1)
+    connection.close()
+    series = Series("g", "p", "s")
+    new = Completion("b", 0, "new", "stop", 2, "\n")
+    with Journal(path) as first, Journal(path) as second:
+        first.append(series, new, "d")
+        assert second.series(series) == {
+            ("a", 0, "d"): Completion("a", 0, "old", "stop", 3, None),
+            ("b", 0, "d"): new,
+        }
+
+
+def test_refusals_are_returned_but_not_kept(tmp_path):
+    class Refusing(Digester):
+        def generate(self, requests, sampling):
+            for r in requests:
+                self.asked.append(r)
+                yield Completion(r.id, r.sample, "HTTP 400", "error", 0)
+
+    generator = Refusing()
+    with Journal(tmp_path / "j.sqlite") as journal:
+        for _ in range(2):
+            assert complete(generator, requests(3), Sampling(), journal)[2].text == "HTTP 400"
+        assert journal.count() == 0
+    assert len(generator.asked) == 6
+
+
+def test_threads_may_share_a_journal(tmp_path):
+    with Journal(tmp_path / "j.sqlite") as journal:
+
+        def write(writer: int) -> None:
+            for k in range(200):
+                journal.append(
+                    Series("g", "p", str(writer)), Completion(f"{k}", 0, "t", "stop", 1), "d"
+                )
+                journal.series(Series("g", "p", "0"))
+
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(write, range(8)))
+        assert journal.count() == 1600
 
 
 def test_a_full_disk_keeps_what_was_written(tmp_path):

@@ -259,3 +259,17 @@ def test_weights_that_are_not_numbers_are_refused(tmp_path):
 
 def test_nothing_to_do(llama):
     assert list(LocalGenerator(*llama).generate([], Sampling())) == []
+
+
+def test_the_stop_string_that_ended_a_text_is_named(tmp_path):
+    model, tokenizer = load(make_model_folder(tmp_path / "m", "llama"))
+    generator = LocalGenerator(model, tokenizer)
+    request = Request("a", 0, PROMPTS[1])
+    (whole,) = generator.generate([request], Sampling(max_new_tokens=40))
+    assert whole.stopped_by is None
+    middle = len(whole.text) // 2
+    stop = next(whole.text[k : k + 2] for k in range(middle, middle + 8))
+    sampling = Sampling(max_new_tokens=40, stop=("never", stop))
+    (cut,) = generator.generate([request], sampling)
+    assert (cut.stopped_by, cut.finish_reason) == (stop, "stop")
+    assert cut.text == whole.text[: whole.text.index(stop)]

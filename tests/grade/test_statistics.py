@@ -6,7 +6,13 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from prefopt.grade.statistics import bootstrap_mean, mcnemar, paired_bootstrap, wilson
+from prefopt.grade.statistics import (
+    bootstrap_mean,
+    mcnemar,
+    paired_bootstrap,
+    paired_t,
+    wilson,
+)
 
 
 @pytest.mark.parametrize(
@@ -136,3 +142,18 @@ def test_bootstrap_of_nothing_is_refused():
         bootstrap_mean([1.0, 2.0, 3.0], clusters=[0, 1])
     with pytest.raises(ValueError, match=r"the level is 95"):
         bootstrap_mean([1.0], level=95)
+
+
+def test_paired_t_of_a_textbook_example() -> None:
+    """Student's sleep data (1908): mean 1.58, t = 4.0621 with 9 degrees of freedom, p = 0.002833."""
+    found = paired_t([1.2, 2.4, 1.3, 1.3, 0.0, 1.0, 1.8, 0.8, 4.6, 1.4])
+    assert found.value == pytest.approx(1.58)
+    assert found.p == pytest.approx(0.002833, abs=1e-6)
+    assert (found.low, found.high) == pytest.approx((0.7001142, 2.4598858), abs=1e-6)
+
+
+def test_paired_t_without_spread() -> None:
+    assert paired_t([0.0, 0.0])[:4] == (0, 0, 0, 1)
+    assert paired_t([2.0, 2.0])[:4] == (2, 2, 2, 0)
+    with pytest.raises(ValueError, match="1 differences"):
+        paired_t([1.0])

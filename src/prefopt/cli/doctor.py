@@ -42,6 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
     if all(package.version for package in machine.packages()):
         devices = machine.devices()
         problems += print_machine(console, devices)
+        print_isolation(console)
         problems += print_self_checks(console, devices)
     console.print()
     for problem in problems:
@@ -101,6 +102,15 @@ def print_machine(console: Console, devices: list[Device]) -> list[str]:
     if not os.access(existing, os.W_OK):
         return [f"the cache folder {folder} cannot be written: set PREFOPT_HOME to one that can"]
     return []
+
+
+def print_isolation(console: Console) -> None:
+    """Print whether model-written code can be isolated; only methods that run such code need it."""
+    from prefopt.sandbox.isolation import isolation
+
+    found = isolation()
+    state = f"works ({found.version})" if found.works else f"not available: {found.reason}"
+    console.print(f"  {'sandbox':<14}{state}", markup=False)
 
 
 def print_extras(console: Console) -> None:

@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _print_method(console: Console, name: str) -> None:
-    from prefopt.config import keys_of
+    from prefopt.config import keys_of, sections_of
     from prefopt.methods.base import find_method
 
     method = find_method(name)
@@ -73,6 +73,8 @@ def _print_method(console: Console, name: str) -> None:
         keys = keys_of(method.config, own=own)
         if keys:
             console.print(_keys_table(title, keys))
+        for section in sections_of(method.config) if own else ():
+            console.print(_keys_table(f"Keys in the section {section.name}", section.keys))
 
 
 def _print_objective(console: Console, name: str) -> None:

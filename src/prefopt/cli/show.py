@@ -98,6 +98,7 @@ def _annotations(response: Response) -> str:
         *([] if response.rank is None else [f"rank {response.rank}"]),
         *([] if response.label is None else ["desirable" if response.label else "undesirable"]),
         *([] if response.ends else ["does not end the turn"]),
+        *([f"{len(response.masked)} ranges not scored"] if response.masked else []),
     ]
     return f" ({', '.join(facts)})" if facts else ""
 

@@ -6,15 +6,17 @@ No torch here. A method extends `RunConfig` with its own parameters; `load_recip
 
 from prefopt.config.mistakes import unknown_name
 from prefopt.config.recipe import Recipe, load_recipe, parse, write_recipe
-from prefopt.config.schema import Key, RunConfig, keys_of
+from prefopt.config.schema import Key, RunConfig, Section, keys_of, sections_of
 
 __all__ = [
     "Key",
     "Recipe",
     "RunConfig",
+    "Section",
     "keys_of",
     "load_recipe",
     "parse",
+    "sections_of",
     "unknown_name",
     "write_recipe",
 ]

@@ -8,14 +8,16 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from pydantic import BaseModel
+
 from prefopt.config.aliases import ALIASES
+from prefopt.config.schema import section_of
 from prefopt.errors import ConfigError
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
     from pydantic_core import ErrorDetails
 
-    from prefopt.config.schema import RunConfig
     from prefopt.records import JsonValue
 
 _TYPES = {
@@ -66,7 +68,7 @@ def config_error(mistakes: Sequence[Mistake], *, source: str) -> ConfigError:
 
 def mistakes_of(
     error: ValidationError,
-    schema: type[RunConfig],
+    schema: type[BaseModel],
     raw: Mapping[str, JsonValue],
     *,
     origins: Mapping[str, str],
@@ -81,47 +83,75 @@ def mistakes_of(
         origins: where each (dotted) key stands.
         source: what to name for keys that stand nowhere.
     """
-    properties: Mapping[str, Spec] = schema.model_json_schema()["properties"]
     found: dict[str, list[Mistake]] = {}
     for detail in error.errors(include_url=False):
-        key = str(detail["loc"][0]) if detail["loc"] else ""
-        if key and key in found:
+        place = _Place(schema, raw, tuple(map(str, detail["loc"])))
+        place = place.innermost()
+        if place.dotted and place.dotted in found:
             continue  # one message per key: pydantic reports each branch of a union
-        if not key:
+        if not place.rest:
             lines = str(detail["ctx"]["error"] if "ctx" in detail else detail["msg"]).splitlines()
-            found[""] = [Mistake(_origin_of_text(line, origins, source), line) for line in lines]
+            found[place.dotted] = [
+                Mistake(_origin_of_text(line, origins, place.path, source), place.named(line))
+                for line in lines
+            ]
             continue
-        text = _text(detail, key, schema, raw, properties.get(key, {}))
-        dotted = ".".join(str(part) for part in detail["loc"])
-        found[key] = [Mistake(origins.get(dotted, origins.get(key, source)), text)]
+        where = (".".join(place.path + place.rest), place.dotted, ".".join(place.path), source)
+        origin = next((origins[name] for name in where if name in origins), source)
+        found[place.dotted] = [Mistake(origin, place.named(_text(detail, place)))]
     mistakes = [mistake for group in found.values() for mistake in group]
     return sorted(mistakes, key=lambda mistake: _line(mistake.origin))
 
 
-def _text(
-    detail: ErrorDetails,
-    key: str,
-    schema: type[RunConfig],
-    raw: Mapping[str, JsonValue],
-    spec: Spec,
-) -> str:
+class _Place(NamedTuple):
+    """A location in a recipe, seen from the section it lies in."""
+
+    schema: type[BaseModel]
+    raw: object
+    rest: tuple[str, ...]
+    path: tuple[str, ...] = ()
+    """Of the section."""
+
+    @property
+    def dotted(self) -> str:
+        """The key with its sections."""
+        return ".".join(self.path + self.rest[:1])
+
+    def innermost(self) -> _Place:
+        """The same location, seen from the innermost section."""
+        if not self.rest:
+            return self
+        key, *inner = self.rest
+        section = section_of(self.schema, key)
+        value = self.raw.get(key) if isinstance(self.raw, dict) else None
+        if section is None or not isinstance(value, dict):
+            return self
+        if inner[:1] == [section.__name__]:  # pydantic names the branch of a union
+            inner = inner[1:]
+        return _Place(section, value, tuple(inner), (*self.path, key)).innermost()
+
+    def named(self, text: str) -> str:
+        """A message that says which section it is about."""
+        return f"{'.'.join(self.path)}: {text}" if self.path else text
+
+
+def _text(detail: ErrorDetails, place: _Place) -> str:
+    key, raw = place.rest[0], place.raw if isinstance(place.raw, dict) else {}
     if detail["type"] == "extra_forbidden":
-        return _unknown_key(key, schema, raw)
+        return _unknown_key(key, place.schema, raw)
     if detail["type"] == "missing" and key not in raw:
-        description = " ".join((schema.model_fields[key].description or "").split())
+        description = " ".join((place.schema.model_fields[key].description or "").split())
         return (
             f"key {key!r} is missing: {description}" if description else f"key {key!r} is missing"
         )
     if detail["type"] == "value_error" and "ctx" in detail:
         return f"{key}: {detail['ctx']['error']}"
-    if "$ref" in spec:  # a section of its own: the part at fault, in pydantic's words
-        path = ".".join(str(part) for part in detail["loc"])
-        return f"{path} is {_show(detail['input'])}: {detail['msg']}"
     value = raw.get(key)
+    spec: Spec = place.schema.model_json_schema()["properties"].get(key, {})
     return f"{key} is {_show(value)}; expected {expectation(spec)}{_hint(value, spec)}"
 
 
-def _unknown_key(key: str, schema: type[RunConfig], raw: Mapping[str, JsonValue]) -> str:
+def _unknown_key(key: str, schema: type[BaseModel], raw: Mapping[str, JsonValue]) -> str:
     known = schema.model_fields
     same = [name for name in ALIASES.get(key.lower().replace("-", "_"), ()) if name in known]
     if same:
@@ -129,11 +159,15 @@ def _unknown_key(key: str, schema: type[RunConfig], raw: Mapping[str, JsonValue]
     near = nearest(key.replace("-", "_"), known)
     if near:
         return f"unknown key {key!r}: did you mean {near!r}?"
-    return f"unknown key {key!r}: `prefopt methods {raw.get('method', '')}` lists the keys"
+    if "method" in known:
+        return f"unknown key {key!r}: `prefopt methods {raw.get('method', '')}` lists the keys"
+    return f"unknown key {key!r}: known are {', '.join(known)}"
 
 
 def expectation(spec: Spec) -> str:
     """What a key takes, in words: `a whole number >= 1 or null`."""
+    if "$ref" in spec:
+        return "a section of keys"
     options = _options(spec)
     if len(options) > 1:
         parts = [expectation(option) for option in options]
@@ -205,10 +239,13 @@ def _show(value: object) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def _origin_of_text(text: str, origins: Mapping[str, str], source: str) -> str:
-    """Where the first key that a message names stands."""
-    named = [origins[word] for word in re.findall(r"\w+", text) if word in origins]
-    return named[0] if named else source
+def _origin_of_text(
+    text: str, origins: Mapping[str, str], path: tuple[str, ...], source: str
+) -> str:
+    """Where the first key that a message names stands, or else its section."""
+    words = [".".join((*path, word)) for word in re.findall(r"\w+", text)]
+    named = [origins[word] for word in words if word in origins]
+    return named[0] if named else origins.get(".".join(path), source)
 
 
 def _line(origin: str) -> int:

@@ -18,7 +18,7 @@ def contradictions_of(config: RunConfig) -> Iterator[str]:
 
 
 def _data(config: RunConfig) -> Iterator[str]:
-    if config.train_file is None and config.dataset_name is None and not config.builds_data:
+    if config.train_file is None and config.dataset_name is None and config.built_file is None:
         yield "no training data: set train_file (files or a folder) or dataset_name (a hub id)"
     if config.train_file is not None and config.dataset_name is not None:
         yield (
@@ -42,7 +42,7 @@ def _evaluation(config: RunConfig) -> Iterator[str]:
             f"eval_dataset_split {split!r} is a split of dataset_name, which is not set: "
             "use eval_file"
         )
-    if strategy != "no" and file is None and split is None and not config.builds_data:
+    if strategy != "no" and file is None and split is None:
         yield f"eval_strategy {strategy!r} needs data: set eval_file or eval_dataset_split"
     if strategy == "steps" and config.eval_steps is None:
         yield "eval_strategy 'steps' needs eval_steps, the number of steps between two evaluations"

@@ -7,7 +7,7 @@ their own parameters in the same way.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, NamedTuple, Self
+from typing import Annotated, Literal, NamedTuple, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
@@ -24,11 +24,10 @@ Text = Annotated[str, Field(min_length=1)]
 Tracker = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 
 
-class RunConfig(BaseModel):
-    """Settings of one run, checked and immutable. Unknown keys, wrong types and contradictions are errors.
+class Section(BaseModel):
+    """Keys that belong together, checked and immutable. Unknown keys, wrong types and contradictions are errors.
 
-    Types are strict: `"8"` is no number and `yes` is no truth value. Paths are relative to the current
-    directory and may begin with `~`.
+    Types are strict: `"8"` is no number and `yes` is no truth value.
     """
 
     model_config = ConfigDict(
@@ -40,8 +39,10 @@ class RunConfig(BaseModel):
         use_attribute_docstrings=True,
         protected_namespaces=(),
     )
-    builds_data: ClassVar[bool] = False
-    """Whether the method can make its own training data, so that a recipe may name none."""
+
+
+class RunConfig(Section):
+    """Settings of one run. Paths are relative to the current directory and may begin with `~`."""
 
     method: Text
     """What to train with; `prefopt methods` lists them."""
@@ -225,6 +226,11 @@ class RunConfig(BaseModel):
             raise ValueError("\n".join(broken))
         return self
 
+    @property
+    def built_file(self) -> str | None:
+        """The training data that the recipe makes itself (`prefopt build`); None where it makes none."""
+        return None
+
     def contradictions(self) -> list[str]:
         """Every broken rule about several keys at once, as one sentence each that names the keys.
 
@@ -245,16 +251,53 @@ class Key(NamedTuple):
 
 def keys_of(schema: type[RunConfig], *, own: bool) -> list[Key]:
     """The keys of a schema in order: its own parameters (`own`), or those that all methods share."""
+    return [key for key in _keys(schema) if (key.name not in RunConfig.model_fields) is own]
+
+
+class KeysOfSection(NamedTuple):
+    """A key of a recipe that holds keys of its own."""
+
+    name: str
+    """With the sections it lies in: `build.judge`."""
+    schema: type[BaseModel]
+    keys: list[Key]
+
+
+def sections_of(schema: type[BaseModel], prefix: str = "") -> list[KeysOfSection]:
+    """The sections of a schema, the outer before the inner ones."""
+    found: list[KeysOfSection] = []
+    for name in schema.model_fields:
+        section = section_of(schema, name)
+        if section is not None:
+            path = f"{prefix}{name}"
+            found.append(KeysOfSection(path, section, _keys(section)))
+            found += sections_of(section, f"{path}.")
+    return found
+
+
+def section_of(schema: type[BaseModel], key: str) -> type[BaseModel] | None:
+    """The schema of a key that is a section of keys of its own; None for all others."""
+    field = schema.model_fields.get(key)
+    if field is None:
+        return None
+    options = get_args(field.annotation) or (field.annotation,)
+    return next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
+
+
+def _keys(section: type[BaseModel]) -> list[Key]:
     return [
         Key(
             name,
-            None if field.is_required() else field.get_default(call_default_factory=True),
+            None if field.is_required() else _plain(field.get_default(call_default_factory=True)),
             field.is_required(),
             " ".join((field.description or "").split()),
         )
-        for name, field in schema.model_fields.items()
-        if (name not in RunConfig.model_fields) is own
+        for name, field in section.model_fields.items()
     ]
+
+
+def _plain(value: JsonValue | BaseModel) -> JsonValue:
+    return value.model_dump(mode="json") if isinstance(value, BaseModel) else value
 
 
 def _home(path: str) -> str:

@@ -1,74 +1,61 @@
-"""Accuracy on problems with a checkable answer: generate, grade, count, and say how sure the number is."""
+"""Accuracy on problems with a checkable answer: generate, grade, count, and say how sure the number is.
+
+What an evaluation holds is in `prefopt.evals.outcome`, its files in `prefopt.evals.files`; both are re-exported here.
+"""
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from pathlib import Path
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, TypeVar
 
-from prefopt.errors import ConfigError, StorageError
+from prefopt.errors import ConfigError
+from prefopt.evals.files import OUTPUTS_FILE, RESULT_FILE, read_evaluation, write_evaluation
+from prefopt.evals.outcome import (
+    UNGRADED,
+    Evaluation,
+    Output,
+    Share,
+    Verdict,
+    Written,
+    by_label,
+    make_output,
+    share,
+)
 from prefopt.generate.base import Generator, Request, Sampling
 from prefopt.generate.journal import Journal, Progress, complete
-from prefopt.grade.statistics import Difference, mcnemar, paired_bootstrap, wilson
-from prefopt.records import Message
-from prefopt.values import JsonValue
+from prefopt.grade.statistics import Difference, mcnemar, paired_bootstrap
+from prefopt.text.problems import MathProblem, Problem
+
+__all__ = [
+    "GREEDY",
+    "OUTPUTS_FILE",
+    "RESULT_FILE",
+    "Comparison",
+    "Evaluation",
+    "Output",
+    "Share",
+    "by_label",
+    "compare",
+    "count",
+    "evaluate",
+    "evaluate_all",
+    "read_evaluation",
+    "write_evaluation",
+]
 
 GREEDY = Sampling(purpose="evaluation")
-RESULT_FILE = "evaluation.json"
-OUTPUTS_FILE = "evaluation-outputs.jsonl"
-
-
-class Problem(Protocol):
-    """A question with a known answer. Record types of worlds and data sets fit as they are."""
-
-    @property
-    def id(self) -> str:
-        """Unique within the set."""
-        ...
-
-    @property
-    def prompt(self) -> str | tuple[Message, ...]:
-        """What the model is shown."""
-        ...
-
-    @property
-    def answer(self) -> str:
-        """The right answer, for people and graders."""
-        ...
-
 
 P = TypeVar("P", bound=Problem)
+GradeAll = Callable[[Sequence[tuple[P, str]]], Sequence[Verdict]]
+"""Verdicts on (problem, text), in order; the text begins with the problem's prefix."""
 
 
-class Output(NamedTuple):
-    """What the model wrote about one problem."""
+class Mark(NamedTuple):
+    """The verdict of a grader that only says right or wrong."""
 
-    id: str
-    prompt: str | tuple[Message, ...]
-    answer: str
-    output: str
     correct: bool
-
-
-class Evaluation(NamedTuple):
-    """An accuracy with its 95% Wilson interval, and the outputs it counts."""
-
-    name: str
-    """Of what was evaluated."""
-    correct: int
-    total: int
-    value: float
-    """correct / total; 0 when there are no problems."""
-    low: float
-    high: float
-    outputs: tuple[Output, ...]
-    """In the order of the problems."""
-    metric: str = "accuracy"
-    split: str = "test"
-    """Where the problems are from."""
+    extracted: str | None = None
+    reason: str = ""
 
 
 class Comparison(NamedTuple):
@@ -98,8 +85,9 @@ def evaluate(
 
     Args:
         generator: what is evaluated.
-        problems: with unique ids.
-        grade: whether a text answers the problem rightly; a text cut at the token limit is graded as it is.
+        problems: with unique ids; one with a `prefix` is continued from there.
+        grade: whether a text, its prefix included, answers the problem rightly; a text cut at the token limit is
+            graded as it is.
         sampling: one completion per problem.
         journal: keeps the completions, so that an interrupted evaluation goes on where it stopped.
         progress: called with (done, total).
@@ -108,16 +96,88 @@ def evaluate(
     Raises:
         RecordError: two problems have the same id, or a prompt cannot be rendered.
     """
-    requests = [Request(problem.id, 0, problem.prompt) for problem in problems]
-    completions = complete(generator, requests, sampling, journal, progress=progress)
-    outputs = tuple(
-        Output(p.id, p.prompt, p.answer, c.text, grade(p, c.text))
-        for p, c in zip(problems, completions, strict=True)
+    return evaluate_all(
+        generator,
+        problems,
+        lambda pairs: [Mark(grade(problem, text)) for problem, text in pairs],
+        sampling=sampling,
+        journal=journal,
+        progress=progress,
+        name=name,
     )
-    correct, total = sum(output.correct for output in outputs), len(outputs)
-    low, high = wilson(correct, total)
-    value = correct / total if total else 0.0
-    return Evaluation(name, correct, total, value, low, high, outputs)
+
+
+def evaluate_all(
+    generator: Generator,
+    problems: Sequence[P],
+    grade_all: GradeAll[P],
+    *,
+    sampling: Sampling = GREEDY,
+    journal: Journal | None = None,
+    progress: Progress | None = None,
+    name: str = "model",
+) -> Evaluation:
+    """As `evaluate`, with a grader that takes all texts at once (`prefopt.grade.maths.Grader` in worker processes).
+
+    Texts that a server refused to write (finish_reason `error`) are not graded: they count as wrong, with the reason
+    `server error`.
+
+    Args:
+        generator, problems, sampling, journal, progress, name: as `evaluate`.
+        grade_all: verdicts on (problem, text), in order.
+
+    Raises:
+        RecordError: as `evaluate`.
+        ValueError: the grader returns another number of verdicts.
+    """
+    requests = [Request(p.id, 0, p.prompt, prefix=prefix_of(p)) for p in problems]
+    completions = complete(generator, requests, sampling, journal, progress=progress)
+    written = [
+        Written(c.text, prefix_of(p) + c.text, c.finish_reason, c.tokens)
+        for p, c in zip(problems, completions, strict=True)
+    ]
+    return count(problems, written, grade_all, name=name)
+
+
+def count(
+    problems: Sequence[P], written: Sequence[Written], grade_all: GradeAll[P], *, name: str
+) -> Evaluation:
+    """The evaluation of what was written about each problem, in order.
+
+    Raises:
+        ValueError: the grader returns another number of verdicts than it was given texts.
+    """
+    pairs = list(zip(problems, written, strict=True))
+    texts = [(p, w.graded) for p, w in pairs if w.finish_reason != "error"]
+    given = grade_all(texts) if texts else []
+    if len(given) != len(texts):
+        raise ValueError(f"the grader gave {len(given)} verdicts on {len(texts)} texts")
+    verdicts = iter(given)
+    refused = Mark(correct=False, reason=UNGRADED)
+    outputs = tuple(
+        make_output(
+            problem,
+            text,
+            refused if text.finish_reason == "error" else next(verdicts),
+            prefix=prefix_of(problem),
+            labels=labels_of(problem),
+        )
+        for problem, text in pairs
+    )
+    return Evaluation(name, *share(outputs), outputs)
+
+
+def prefix_of(problem: Problem) -> str:
+    """The unfinished solution that a problem brings; problems of worlds bring none."""
+    return problem.prefix if isinstance(problem, MathProblem) else ""
+
+
+def labels_of(problem: Problem) -> Mapping[str, str]:
+    """Type and level of a file's problem, as far as the file names them."""
+    if not isinstance(problem, MathProblem):
+        return {}
+    labels = {"type": problem.kind, "level": problem.meta.get("level")}
+    return {name: str(value) for name, value in labels.items() if value not in (None, "")}
 
 
 def compare(first: Evaluation, second: Evaluation) -> Comparison:
@@ -126,63 +186,20 @@ def compare(first: Evaluation, second: Evaluation) -> Comparison:
     Raises:
         ConfigError: they are not about the same problems.
     """
-    before = {output.id: output.correct for output in first.outputs}
-    after = {output.id: output.correct for output in second.outputs}
+    before = {output.id: output for output in first.outputs}
+    after = {output.id: output for output in second.outputs}
     if before.keys() != after.keys() or not before:
         raise ConfigError(
             f"{first.name} and {second.name} share {len(before.keys() & after.keys())} of their "
             f"{len(before)} and {len(after)} problems; evaluate both on the same ones"
         )
-    gained = sum(after[key] and not before[key] for key in before)
-    lost = sum(before[key] and not after[key] for key in before)
-    difference = paired_bootstrap(list(before.values()), [after[key] for key in before])
+    for key, output in before.items():
+        if output.answer != after[key].answer:
+            raise ConfigError(
+                f"{first.name} and {second.name} differ in the right answer to '{key}' ({output.answer!r}, "
+                f"{after[key].answer!r}); evaluate both on the same file"
+            )
+    marks = [(before[key].correct, after[key].correct) for key in before]
+    gained, lost = marks.count((False, True)), marks.count((True, False))
+    difference = paired_bootstrap([b for b, _ in marks], [a for _, a in marks])
     return Comparison(gained, lost, mcnemar(lost, gained), difference)
-
-
-def write_evaluation(evaluation: Evaluation, folder: Path | str) -> None:
-    """`evaluation.json` (the number) and `evaluation-outputs.jsonl` (one problem a line) in a run folder.
-
-    Each file is written whole or not at all, the number last.
-
-    Raises:
-        StorageError: they cannot be written.
-    """
-    path = Path(folder)
-    facts = {k: v for k, v in evaluation._asdict().items() if k != "outputs"}
-    lines = [json.dumps(_to_json(output), ensure_ascii=False) for output in evaluation.outputs]
-    _write(path / OUTPUTS_FILE, "".join(f"{line}\n" for line in lines))
-    _write(path / RESULT_FILE, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
-
-
-def _to_json(output: Output) -> Mapping[str, JsonValue]:
-    return {
-        "id": output.id,
-        "prompt": _prompt_to_json(output.prompt),
-        "answer": output.answer,
-        "output": output.output,
-        "correct": output.correct,
-    }
-
-
-def _prompt_to_json(prompt: str | tuple[Message, ...]) -> JsonValue:
-    if isinstance(prompt, str):
-        return prompt
-    return [{"role": m.role, "content": m.content, **m.extra} for m in prompt]
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise StorageError(
-            f"{path}: cannot be written ({error.strerror}); free some space or check permissions"
-        ) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)

@@ -11,13 +11,13 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from prefopt.errors import ConfigError
 from prefopt.records import Message
 from prefopt.values import JsonValue
 
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "error"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +53,8 @@ class Sampling:
     seed: int = 0
     purpose: str = "generate"
     """What the completions are for (`errors`, `corrections`, `evaluation`); part of every sample's seed."""
+    keep_special: bool = False
+    """Whether special tokens stay in the text, for formats whose structure they are; what ends the text never does."""
 
     def __post_init__(self) -> None:
         wrong = [
@@ -68,7 +70,9 @@ class Sampling:
     def digest(self) -> str:
         """Digest of everything that decides a sample except its purpose, 16 hex digits."""
         stop = list(self.stop)
-        return _digest([self.temperature, self.top_p, self.max_new_tokens, stop, self.seed])
+        parts: list[object] = [self.temperature, self.top_p, self.max_new_tokens, stop, self.seed]
+        # Only where it is set, so that journals from before this field hold.
+        return _digest([*parts, "special tokens kept"] if self.keep_special else parts)
 
 
 class Completion(NamedTuple):
@@ -77,11 +81,18 @@ class Completion(NamedTuple):
     id: str
     sample: int
     text: str
-    """What follows prompt and prefix, without end-of-sequence token and stop string."""
+    """What follows prompt and prefix, without end-of-sequence token and stop string.
+
+    With finish reason `error`: the server's own words about why it refused."""
     finish_reason: FinishReason
-    """`stop`: the model ended it or a stop string did. `length`: it was cut at the token limit."""
+    """`stop`: the model ended it or a stop string did. `length`: it was cut at the token limit.
+
+    `error`: a server refused this request for good (too long a prompt, a content filter); there is no text, and
+    the journal keeps nothing, so that a later run asks again."""
     tokens: int
-    """Tokens the model produced, end-of-sequence token and stop string included."""
+    """Tokens the model produced, end-of-sequence token and stop string included; 0 where a server does not say."""
+    stopped_by: str | None = None
+    """The stop string that ended the text; None where the model ended it itself, or where a server does not say."""
 
 
 class Generator(Protocol):
@@ -97,6 +108,15 @@ class Generator(Protocol):
 
         A sample depends on (seed, purpose, id, sample) and its prompt, never on the other requests.
         """
+        ...
+
+
+@runtime_checkable
+class Bounded(Protocol):
+    """A generator that knows how much its model can read."""
+
+    def room(self, requests: Sequence[Request]) -> list[int]:
+        """Tokens that each request's prompt leaves in the model's context; below 1 it cannot be completed."""
         ...
 
 

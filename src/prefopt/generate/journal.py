@@ -7,9 +7,10 @@ found again by what it depends on (series, request, sample and prompt). No model
 from __future__ import annotations
 
 import sqlite3
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 from prefopt.errors import RecordError, StorageError
 from prefopt.generate.base import Completion, Generator, Request, Sampling
@@ -19,7 +20,8 @@ Progress = Callable[[int, int], None]
 
 _APPLICATION_ID = 0x70666F6A
 """Marks a SQLite file as a journal of this library ("pfoj")."""
-_VERSION = 1
+_VERSION = 2
+"""1 had no column `stopped_by`; such files are brought up to date when they are opened."""
 _BUSY_SECONDS = 30.0
 _SCHEMA = """
 CREATE TABLE completions (
@@ -32,8 +34,14 @@ CREATE TABLE completions (
     text TEXT NOT NULL,
     finish_reason TEXT NOT NULL,
     tokens INTEGER NOT NULL,
+    stopped_by TEXT,
     UNIQUE (generator, purpose, sampling, request, sample, prompt)
 )
+"""
+_INSERT = """
+INSERT OR IGNORE INTO completions
+    (generator, purpose, sampling, request, sample, prompt, text, finish_reason, tokens, stopped_by)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 
 
@@ -46,7 +54,10 @@ class Series(NamedTuple):
 
 
 class Journal:
-    """One SQLite file of completions (write-ahead log, synchronous=NORMAL), safe against kill -9."""
+    """One SQLite file of completions (write-ahead log, synchronous=NORMAL), safe against kill -9.
+
+    Any number of threads may read and write one journal at the same time.
+    """
 
     def __init__(self, path: Path | str) -> None:
         """Open or create the file.
@@ -55,10 +66,11 @@ class Journal:
             StorageError: the folder cannot be written, or the file is damaged or not a journal.
         """
         self.path = Path(path)
+        self._lock = threading.RLock()
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._connection = sqlite3.connect(
-                self.path, timeout=_BUSY_SECONDS, isolation_level=None
+                self.path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
             )
         except (OSError, sqlite3.Error) as error:
             raise StorageError(
@@ -78,23 +90,27 @@ class Journal:
 
     def close(self) -> None:
         """Close the file; closing twice is allowed."""
-        self._connection.close()
+        with self._lock:
+            self._connection.close()
 
     def count(self) -> int:
         """Number of completions in the file."""
-        return int(self._execute("SELECT count(*) FROM completions").fetchone()[0])
+        return self._number("SELECT count(*) FROM completions")
 
     def series(self, series: Series) -> dict[tuple[str, int, str], Completion]:
         """The completions of a series by (request id, sample, prompt digest)."""
         rows = self._execute(
-            "SELECT request, sample, prompt, text, finish_reason, tokens FROM completions "
+            "SELECT prompt, request, sample, text, finish_reason, tokens, stopped_by FROM completions "
             "WHERE generator = ? AND purpose = ? AND sampling = ?",
             series,
         )
-        return {(r, s, p): Completion(r, s, text, why, n) for r, s, p, text, why, n in rows}
+        found = ((prompt, Completion(*rest)) for prompt, *rest in rows)
+        return {(c.id, c.sample, prompt): c for prompt, c in found}
 
     def append(self, series: Series, completion: Completion, prompt: str) -> None:
         """Commit one completion to the file; one that is there already is left as it is.
+
+        A refusal (finish reason `error`) is no completion and is not written: a later run asks again.
 
         Args:
             series: what the completion shares with its siblings.
@@ -105,39 +121,53 @@ class Journal:
             StorageError: full disk, or another process holds the file.
         """
         c = completion
-        row = (*series, c.id, c.sample, prompt, c.text, c.finish_reason, c.tokens)
-        self._execute("INSERT OR IGNORE INTO completions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+        if c.finish_reason == "error":
+            return
+        row = (*series, c.id, c.sample, prompt, c.text, c.finish_reason, c.tokens, c.stopped_by)
+        self._execute(_INSERT, row)
 
     def _prepare(self) -> None:
-        tables = self._execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-        mark = self._execute("PRAGMA application_id").fetchone()[0]
-        version = self._execute("PRAGMA user_version").fetchone()[0]
+        tables = self._number("SELECT count(*) FROM sqlite_master")
+        mark = self._number("PRAGMA application_id")
+        version = self._number("PRAGMA user_version")
         if tables and mark != _APPLICATION_ID:
             raise StorageError(
                 f"{self.path}: this SQLite file is not a prefopt journal; choose another path"
             )
-        if tables and version != _VERSION:
+        if tables and not 1 <= version <= _VERSION:
             raise StorageError(
-                f"{self.path}: journal format {version}, this version reads {_VERSION}; "
+                f"{self.path}: journal format {version}, this version reads 1 to {_VERSION}; "
                 "use the version of prefopt that wrote it, or choose another path"
             )
         self._execute("PRAGMA journal_mode = WAL")
         self._execute("PRAGMA synchronous = NORMAL")
-        if not tables:
-            self._create()
+        if not tables or version != _VERSION:
+            self._bring_up_to_date()
 
-    def _create(self) -> None:
-        """Marks and table in one transaction, so that a kill leaves an empty file or a whole one."""
+    def _bring_up_to_date(self) -> None:
+        """Marks, table and columns in one transaction, so that a kill leaves the file as it was or as it should be.
+
+        What is missing is looked up inside the transaction: another process may have been faster.
+        """
         self._execute("BEGIN IMMEDIATE")
-        if not self._execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+        if not self._number("SELECT count(*) FROM sqlite_master"):
             self._execute(f"PRAGMA application_id = {_APPLICATION_ID}")
-            self._execute(f"PRAGMA user_version = {_VERSION}")
             self._execute(_SCHEMA)
+        elif self._number("PRAGMA user_version") < _VERSION:
+            self._execute("ALTER TABLE completions ADD COLUMN stopped_by TEXT")
+        self._execute(f"PRAGMA user_version = {_VERSION}")
         self._execute("COMMIT")
 
-    def _execute(self, statement: str, values: Sequence[str | int] = ()) -> sqlite3.Cursor:
+    def _number(self, statement: str) -> int:
+        return int(self._execute(statement)[0][0])
+
+    def _execute(
+        self, statement: str, values: Sequence[str | int | None] = ()
+    ) -> list[tuple[Any, ...]]:
+        """All rows of one statement; the lock is held until they are read."""
         try:
-            return self._connection.execute(statement, values)
+            with self._lock:
+                return self._connection.execute(statement, values).fetchall()
         except sqlite3.Error as error:
             raise StorageError(f"{self.path}: {_explain(error)}") from error
 
@@ -153,6 +183,7 @@ def complete(
     """Completions of all requests, in their order; what the journal holds is not generated again.
 
     Every new completion is committed to the journal before `progress` hears of it and before this returns.
+    Refusals of a server (finish reason `error`) are returned but not kept.
 
     Raises:
         RecordError: two requests have the same id and sample.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
@@ -44,6 +44,7 @@ class _Row:
     text: str | None = None
     """Set early by a stop string."""
     finish: FinishReason | None = None
+    stopped_by: str | None = None
 
 
 class _Stops(NamedTuple):
@@ -51,6 +52,10 @@ class _Stops(NamedTuple):
 
     tokens: frozenset[int]
     strings: tuple[str, ...]
+    special: Mapping[int, str]
+    """Stop strings that are special tokens, by token; they are among `tokens`."""
+    keep_special: bool
+    """Whether special tokens stay in the text."""
 
 
 class LocalGenerator:
@@ -114,7 +119,7 @@ class LocalGenerator:
                 memory.
             NonFiniteError: the model's logits are not numbers.
         """
-        stops = _stops(sampling.stop, self._ends, self._tokenizer)
+        stops = _stops(sampling, self._ends, self._tokenizer)
         rows = self._rows(requests, sampling)
         rows.sort(key=lambda row: (len(row.prompt), row.request.id, row.request.sample))
         for start in range(0, len(rows), self._batch_size):
@@ -122,6 +127,12 @@ class LocalGenerator:
             self._decode(batch, sampling, stops)
             for row in batch:
                 yield self._completion(row, stops)
+
+    def room(self, requests: Sequence[Request]) -> list[int]:
+        """Tokens that each request's prompt leaves in the model's context; below 1 it cannot be completed."""
+        context = _context_length(self._model)
+        prompts = encode_prompts(requests, self._tokenizer, self._render)
+        return [context - len(prompt) for prompt in prompts]
 
     def _rows(self, requests: Sequence[Request], sampling: Sampling) -> list[_Row]:
         prompts = encode_prompts(requests, self._tokenizer, self._render)
@@ -201,7 +212,7 @@ class LocalGenerator:
                 continue
             row.tokens.append(token)
             if token in stops.tokens:
-                row.finish = "stop"
+                row.finish, row.stopped_by = "stop", stops.special.get(token)
                 continue
             written.append(row)
             if len(row.tokens) >= row.limit:
@@ -216,31 +227,38 @@ class LocalGenerator:
         of text, and a few tokens more keep the tail's own start out of the search.
         """
         reach = max(len(s.encode()) for s in stops.strings) + _CONTEXT
-        tails = self._decode_texts([row.tokens[-reach:] for row in rows])
+        tails = self._decode_texts([row.tokens[-reach:] for row in rows], stops)
         for row, tail in zip(rows, tails, strict=True):
             if not any(s in tail for s in stops.strings):
                 continue
             text = self._text(row, stops)
-            starts = [at for at in (text.find(s) for s in stops.strings) if at >= 0]
-            if starts:
-                row.text, row.finish = text[: min(starts)], "stop"
+            found = [(text.find(s), s) for s in stops.strings if s in text]
+            if found:
+                start, row.stopped_by = min(found, key=lambda pair: pair[0])
+                row.text, row.finish = text[:start], "stop"
 
     def _text(self, row: _Row, stops: _Stops) -> str:
         """What the tokens add to the prompt's text, leading space included."""
         new = row.tokens[:-1] if row.tokens[-1] in stops.tokens else row.tokens
         context = row.prompt[-_CONTEXT:]
-        before, both, alone = self._decode_texts([context, context + new, new])
+        before, both, alone = self._decode_texts([context, context + new, new], stops)
         return both[len(before) :] if both.startswith(before) else alone
 
-    def _decode_texts(self, tokens: list[list[int]]) -> list[str]:
+    def _decode_texts(self, tokens: list[list[int]], stops: _Stops) -> list[str]:
         return self._tokenizer.batch_decode(
-            tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
+            tokens, skip_special_tokens=not stops.keep_special, clean_up_tokenization_spaces=False
         )
 
     def _completion(self, row: _Row, stops: _Stops) -> Completion:
         text = self._text(row, stops) if row.text is None else row.text
-        request = row.request
-        return Completion(request.id, request.sample, text, row.finish or "length", len(row.tokens))
+        return Completion(
+            id=row.request.id,
+            sample=row.request.sample,
+            text=text,
+            finish_reason=row.finish or "length",
+            tokens=len(row.tokens),
+            stopped_by=row.stopped_by,
+        )
 
 
 def end_tokens(
@@ -255,13 +273,14 @@ def end_tokens(
 
 
 def _stops(
-    strings: tuple[str, ...], ends: frozenset[int], tokenizer: PreTrainedTokenizerFast
+    sampling: Sampling, ends: frozenset[int], tokenizer: PreTrainedTokenizerFast
 ) -> _Stops:
-    """Stop strings that are special tokens never show in the text: they stop as tokens."""
+    """Stop strings that are special tokens may not show in the text: they stop as tokens."""
+    strings = sampling.stop
     ids = tokenizer.get_vocab()
-    special = {s for s in strings if s in tokenizer.all_special_tokens and s in ids}
-    plain = tuple(s for s in strings if s not in special)
-    return _Stops(ends | frozenset(ids[s] for s in special), plain)
+    special = {ids[s]: s for s in strings if s in tokenizer.all_special_tokens and s in ids}
+    plain = tuple(s for s in strings if s not in special.values())
+    return _Stops(ends | frozenset(special), plain, special, sampling.keep_special)
 
 
 def _choose(logits: Tensor, rows: Sequence[_Row], step: int, sampling: Sampling) -> Tensor:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Sequence
 from statistics import NormalDist
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from prefopt.errors import MissingExtraError
 
 _BLOCK = 1 << 22
 """Random indices drawn at a time, to bound memory."""
@@ -35,6 +37,51 @@ class Estimate(NamedTuple):
     value: float
     low: float
     high: float
+
+
+class PairedTest(NamedTuple):
+    """The mean of paired differences, its interval, and how likely one so far from 0 is by chance."""
+
+    value: float
+    low: float
+    high: float
+    p: float
+    """Two-sided."""
+    pairs: int
+    """How many differences there were."""
+
+
+def paired_t(differences: Sequence[float], *, level: float = 0.95) -> PairedTest:
+    """Mean, interval and p-value of Student's t-test on paired differences, for a few seeds.
+
+    ``mean ± t(count - 1) s / sqrt(count)``; with so few values a normal or bootstrap interval would be too narrow.
+    Differences that are all equal have an interval of width 0, and p is 0 (1 if they are all 0).
+
+    Raises:
+        MissingExtraError: scipy is not installed.
+        ValueError: fewer than two differences.
+    """
+    count = len(differences)
+    if count < 2:
+        raise ValueError(f"paired_t: {count} differences; give at least 2")
+    values = np.asarray(differences, dtype=np.float64)
+    mean, error = float(values.mean()), float(values.std(ddof=1)) / math.sqrt(count)
+    if error == 0:
+        return PairedTest(mean, mean, mean, 1.0 if mean == 0 else 0.0, count)
+    student = _student()
+    half = float(student.ppf(0.5 + level / 2, count - 1)) * error
+    p = 2 * float(student.sf(abs(mean) / error, count - 1))
+    return PairedTest(mean, mean - half, mean + half, p, count)
+
+
+def _student() -> Any:  # scipy has no annotations
+    try:
+        from scipy.stats import t
+    except ImportError as error:
+        raise MissingExtraError(
+            "a t-test needs scipy, which is not installed; run: pip install 'prefopt[eval]'"
+        ) from error
+    return t
 
 
 def wilson(correct: int, total: int, *, level: float = 0.95) -> Interval:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import prefopt.methods
 from prefopt.config import RunConfig, unknown_name
+from prefopt.errors import ConfigError
 from prefopt.runs.method import Method
 
 if TYPE_CHECKING:
@@ -38,6 +40,22 @@ def train(config: RunConfig) -> RunResult:
     from prefopt.runs.train import run_training  # transformers is loaded only to train
 
     return run_training(config, find_method(config.method))
+
+
+def build(config: RunConfig) -> Path:
+    """Make the preference data of the recipe and return their file.
+
+    Raises:
+        ConfigError: the method makes no data, or the recipe has no section `build`.
+        PrefoptError: anything else a user can cause, one line each.
+    """
+    method = find_method(config.method)
+    if method.build is None:
+        able = [name for name in method_names() if find_method(name).build is not None]
+        raise ConfigError(
+            f"method {config.method} makes no data of its own; methods that do: {', '.join(able)}"
+        )
+    return method.build(config)
 
 
 def plan(config: RunConfig) -> dict[str, object]:

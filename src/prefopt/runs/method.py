@@ -39,5 +39,7 @@ class Method(Generic[C]):
     """Choose the responses and pairs of a record that the method trains on; a string is the reason to drop it."""
     weigh: Callable[[TokenTree, C], tuple[float, ...]] | None = None
     """Weight [M] of each (token, response) incidence of a tree, in the order of `TokenTree.incidences`."""
+    special_tokens: Callable[[C], Sequence[str]] | None = None
+    """Markers that tokenizer and model are to know as special tokens; those they lack are added before training."""
     build: Callable[[C], Path] | None = None
     """Make the preference data (resumable); returns the file of records."""

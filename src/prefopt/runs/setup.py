@@ -25,6 +25,7 @@ from prefopt.models.load import (
     load_model,
     load_tokenizer,
 )
+from prefopt.models.special_tokens import extend_embeddings
 from prefopt.pack.batch import Example
 from prefopt.pack.prepare import PrepareSettings, prepare
 from prefopt.progress import say
@@ -76,9 +77,14 @@ def tokenizer_of(config: RunConfig) -> PreTrainedTokenizerFast:
     )
 
 
+def special_tokens_of(config: RunConfig, method: Method[RunConfig]) -> Sequence[str]:
+    """The markers that the method wants as special tokens."""
+    return () if method.special_tokens is None else method.special_tokens(config)
+
+
 def input_paths(config: RunConfig) -> list[str]:
     """Files and folders on this machine that a run reads."""
-    files = [config.train_file, config.eval_file]
+    files = [config.train_file, config.eval_file, config.built_file]
     named = [name for f in files if f is not None for name in ([f] if isinstance(f, str) else f)]
     models = [config.model_name_or_path, config.reference_model, config.tokenizer_name_or_path]
     bases = [_adapter_base(Path(name)) for name in models if name is not None]
@@ -203,12 +209,23 @@ def _mention_unused(preferences: Sequence[Preference], demands: Demands) -> None
 
 def _sources(config: RunConfig, *, evaluation: bool) -> tuple[list[str], str]:
     files = config.eval_file if evaluation else config.train_file
+    if files is None and not evaluation and config.dataset_name is None:
+        files = _built(config)
     if files is not None:
         return ([files] if isinstance(files, str) else list(files)), "train"
     if config.dataset_name is None:
         raise ConfigError("no data: set train_file or dataset_name")
     split = config.eval_dataset_split if evaluation else config.dataset_split
     return [config.dataset_name], split or "train"
+
+
+def _built(config: RunConfig) -> str | None:
+    """The data that `prefopt build` made of this recipe."""
+    if config.built_file is not None and not Path(config.built_file).exists():
+        raise ConfigError(
+            f"{config.built_file}: not built yet; run `prefopt build` with this recipe first, or set train_file"
+        )
+    return config.built_file
 
 
 def _prepare_settings(config: RunConfig) -> PrepareSettings:
@@ -234,11 +251,30 @@ def mixed_precision(config: RunConfig) -> str:
 
 
 def load_policy(
-    config: RunConfig, tokenizer: PreTrainedTokenizerFast, device: torch.device
+    config: RunConfig,
+    tokenizer: PreTrainedTokenizerFast,
+    device: torch.device,
+    *,
+    added: Sequence[int] = (),
 ) -> Policy:
-    """The model to train, on its device, with an adapter if asked for and dropout off."""
+    """The model to train, on its device, with an adapter if asked for and dropout off.
+
+    Args:
+        config: the recipe.
+        tokenizer: the tokenizer of the run.
+        device: where the model is put.
+        added: ids of special tokens that the tokenizer got just now, for which the model needs rows.
+    """
     loaded = load_with(config, config.model_name_or_path, device)
     model = loaded.model
+    if added and config.use_peft:
+        raise ConfigError(
+            f"use_peft: {len(added)} special tokens are new to {config.model_name_or_path}, and an adapter does not "
+            "train their embeddings; add them in a run with use_peft: false first"
+        )
+    if added:
+        rows = extend_embeddings(model, tokenizer, added)
+        say(f"special tokens: {len(added)} added, {rows} embedding rows")
     if loaded.is_adapter and config.use_peft:
         raise ConfigError(
             f"use_peft: {config.model_name_or_path} is an adapter already and is trained on as it is; remove use_peft "

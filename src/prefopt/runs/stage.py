@@ -12,13 +12,22 @@ from prefopt.errors import ConfigError, RecordError
 from prefopt.models.digest import model_digest
 from prefopt.models.layout import choose_layout
 from prefopt.models.scorer import Scorer
+from prefopt.models.special_tokens import extend_tokenizer
 from prefopt.objectives import unbound
 from prefopt.pack.batch import Example, Layout
 from prefopt.pack.plan import PackLimits, Schedule, row_length_for
 from prefopt.runs.method import Method
 from prefopt.runs.plan import summarise
 from prefopt.runs.reference import build_reference, loads_model
-from prefopt.runs.setup import Data, Policy, load_data, load_policy, mixed_precision, tokenizer_of
+from prefopt.runs.setup import (
+    Data,
+    Policy,
+    load_data,
+    load_policy,
+    mixed_precision,
+    special_tokens_of,
+    tokenizer_of,
+)
 from prefopt.train.folder import RunFolder
 from prefopt.train.preference import PreferenceLearner
 from prefopt.train.runtime import Runtime
@@ -59,13 +68,14 @@ def prepare_stage(
 ) -> Stage:
     """Load, lay out and score ahead whatever the recipe asks for."""
     tokenizer = tokenizer_of(config)
+    added = extend_tokenizer(tokenizer, special_tokens_of(config, method))
     speak = runtime.is_main
     train = load_data(config, method, tokenizer, evaluation=False, speak=speak)
     has_eval = config.eval_file is not None or config.eval_dataset_split is not None
     evaluation = (
         load_data(config, method, tokenizer, evaluation=True, speak=speak) if has_eval else None
     )
-    policy = load_policy(config, tokenizer, runtime.device)
+    policy = load_policy(config, tokenizer, runtime.device, added=added)
     everything = [*train.examples, *(evaluation.examples if evaluation else [])]
     longest = max(n for e in everything for n in e.row_lengths(Layout.ROWS))
     choice = choose_layout(policy.model, requested=config.layout, longest=longest)
@@ -147,9 +157,10 @@ def _require_effect(config: RunConfig, learner: PreferenceLearner, schedule: Sch
 def plan_training(config: RunConfig, method: Method[RunConfig]) -> dict[str, object]:
     """The facts of `plan.json`, from the data and the model, without scoring or training anything."""
     tokenizer = tokenizer_of(config)
+    added = extend_tokenizer(tokenizer, special_tokens_of(config, method))
     train = load_data(config, method, tokenizer, evaluation=False, speak=True)
     runtime = Runtime(mixed_precision=mixed_precision(config))
-    policy = load_policy(config, tokenizer, runtime.device)
+    policy = load_policy(config, tokenizer, runtime.device, added=added)
     longest = max(n for e in train.examples for n in e.row_lengths(Layout.ROWS))
     choice = choose_layout(policy.model, requested=config.layout, longest=longest)
     packing = packing_for(

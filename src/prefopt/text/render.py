@@ -152,7 +152,15 @@ def _finish(context: str, response: Response, end: str, *, special: bool) -> Ren
     """Context, response and its end, which is not written again where the data has it already."""
     ended = not response.ends or response.text.rstrip().endswith(end.strip())
     text = context + response.text + ("" if ended else end)
-    return RenderedResponse(text, (Span(len(context), len(text), 0),), special, len(context))
+    spans = _around(response.masked, len(context), len(text))
+    return RenderedResponse(text, spans, special, len(context))
+
+
+def _around(masked: tuple[tuple[int, int], ...], start: int, end: int) -> tuple[Span, ...]:
+    """What is scored from `start` to `end`: everything but the masked ranges, which count from `start`."""
+    edges = [start, *(start + at for borders in masked for at in borders), end]
+    pieces = zip(edges[::2], edges[1::2], strict=True)
+    return tuple(Span(first, last, 0) for first, last in pieces if last > first)
 
 
 def _opening(frame: AnswerFrame, preference: Preference) -> str:

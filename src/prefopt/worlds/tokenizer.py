@@ -23,14 +23,15 @@ CHAT_TEMPLATE = (
 )
 
 
-def word_tokenizer(words: Sequence[str]) -> PreTrainedTokenizerFast:
+def word_tokenizer(words: Sequence[str], *, special: Sequence[str] = ()) -> PreTrainedTokenizerFast:
     """A tokenizer whose tokens are exactly `words`, spaces and newlines included.
 
     The longest word that fits is taken first, decoding concatenates, so every text made of the words comes
     back unchanged; anything else becomes `<unk>`. A plain string gets `<bos>` in front; a conversation is
-    ``<bos><|role|>content<eos>...``.
+    ``<bos><|role|>content<eos>...``. The markers in `special` are special tokens besides those of the roles.
     """
-    vocabulary = {word: i for i, word in enumerate([PAD, BOS, EOS, UNK, *_ROLES, *words])}
+    marks = list(dict.fromkeys([*_ROLES, *special]))
+    vocabulary = {word: i for i, word in enumerate([PAD, BOS, EOS, UNK, *marks, *words])}
     backend = Tokenizer(WordLevel(vocabulary, unk_token=UNK))
     longest_first = sorted(words, key=lambda word: (-len(word), word))
     pattern = "|".join(re.escape(word) for word in longest_first)
@@ -45,7 +46,7 @@ def word_tokenizer(words: Sequence[str]) -> PreTrainedTokenizerFast:
         bos_token=BOS,
         eos_token=EOS,
         unk_token=UNK,
-        additional_special_tokens=list(_ROLES),
+        additional_special_tokens=marks,
         clean_up_tokenization_spaces=False,
     )
     tokenizer.chat_template = CHAT_TEMPLATE

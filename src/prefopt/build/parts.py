@@ -1,0 +1,207 @@
+"""From the sections of a recipe to the parts of a pipeline: problems, writers, graders, judges.
+
+Judges, graders and servers are imported where they are used: most recipes name one of each, and training none.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+from prefopt.build.grading import Grade
+from prefopt.build.settings import BuildSection, Judge, Writer
+from prefopt.build.steps import problem_id
+from prefopt.config import RunConfig
+from prefopt.errors import RecordError
+from prefopt.generate.base import Generator, Sampling
+from prefopt.generate.local import LocalGenerator
+from prefopt.judge.base import Locator, WrongSolution
+from prefopt.models.load import ModelSettings, load_model, load_tokenizer
+from prefopt.text.problems import MathProblem, load_problems
+from prefopt.text.render import RenderSettings
+
+if TYPE_CHECKING:
+    from prefopt.grade.maths import Grader
+
+
+class Parts(NamedTuple):
+    """What a pipeline is made of."""
+
+    problems: list[MathProblem]
+    generator: Generator
+    grade: Grade[MathProblem]
+
+
+def read_problems(section: BuildSection, style: str) -> list[MathProblem]:
+    """The problems of all files, in their prompt style.
+
+    Raises:
+        RecordError: a row has no question or answer, or two files have problems of the same id.
+    """
+    files = [section.problems] if isinstance(section.problems, str) else section.problems
+    problems: list[MathProblem] = []
+    for file in files:
+        room = None if section.max_problems is None else section.max_problems - len(problems)
+        if room == 0:
+            break
+        columns = section.problem_columns or None
+        problems += load_problems(file, style=style, limit=room, columns=columns)
+    seen: dict[str, MathProblem] = {}
+    for problem in problems:
+        other = seen.setdefault(problem.id, problem)
+        if other is not problem:
+            raise RecordError(
+                f"{problem.origin}: id {problem.id!r} is that of {other.origin} as well; make ids unique"
+            )
+    return problems
+
+
+def own_writer(section: BuildSection, config: RunConfig) -> Generator:
+    """Who writes the solutions: the section's writer, or the recipe's own model."""
+    if section.writer is not None:
+        return open_writer(section.writer, config)
+    own = Writer(model_name_or_path=config.model_name_or_path, batch_size=section.batch_size)
+    return open_writer(own, config)
+
+
+def open_writer(writer: Writer, config: RunConfig) -> Generator:
+    """The generator of a section; conversations are rendered as the recipe says."""
+    if writer.model_name_or_path is not None:
+        return _local(writer, config)
+    tokenizer = None
+    if writer.endpoint == "completions":
+        tokenizer = load_tokenizer(
+            config.tokenizer_name_or_path or config.model_name_or_path,
+            revision=config.model_revision,
+            trust_remote_code=config.trust_remote_code,
+            chat_template=config.chat_template,
+        )
+    from prefopt.generate.openai import OpenAIGenerator
+
+    return OpenAIGenerator(
+        str(writer.model),
+        base_url=str(writer.server),
+        api_key=os.environ.get(writer.api_key_variable),
+        endpoint=writer.endpoint,
+        tokenizer=tokenizer,
+        concurrency=writer.concurrency,
+        timeout=writer.timeout,
+        patience=writer.patience,
+    )
+
+
+def _local(writer: Writer, config: RunConfig) -> LocalGenerator:
+    own = writer.model_name_or_path == config.model_name_or_path
+    loaded = load_model(str(writer.model_name_or_path), model_settings(config, own=own))
+    render = RenderSettings(prompt_format=config.prompt_format, separator=config.response_separator)
+    return LocalGenerator(
+        loaded.model, loaded.tokenizer, batch_size=writer.batch_size, render=render
+    )
+
+
+def model_settings(config: RunConfig, *, own: bool) -> ModelSettings:
+    """How a model of the recipe is loaded; `own`: the one that it trains."""
+    return ModelSettings(
+        revision=config.model_revision if own else None,
+        dtype=config.dtype,
+        trust_remote_code=config.trust_remote_code,
+        device="cuda" if torch.cuda.is_available() else "cpu",
+        tokenizer=config.tokenizer_name_or_path if own else None,
+        chat_template=config.chat_template if own else None,
+    )
+
+
+def graded_by(grader: Grader) -> Grade[MathProblem]:
+    """The verdicts of a grader of mathematical answers."""
+    from prefopt.grade.maths import GradeItem
+
+    def grade(solutions: Sequence[tuple[MathProblem, str]]) -> list[bool]:
+        items = [GradeItem(p.question, p.answer, text) for p, text in solutions]
+        return [graded.correct for graded in grader.grade(items)]
+
+    return grade
+
+
+class Bench(NamedTuple):
+    """What judges may need."""
+
+    judge: Judge
+    """The section."""
+    folder: Path
+    """Of the build, where labels lie by default."""
+    parts: Parts
+    """Of the pipeline: roll-outs are written by its generator and graded by its grade."""
+    config: RunConfig
+    """The recipe."""
+    sampling: Sampling
+    """How roll-outs are drawn."""
+
+
+def open_judge(bench: Bench) -> Locator:
+    """The locator that a section names."""
+    return _JUDGES[bench.judge.by](bench)
+
+
+def _asked(bench: Bench) -> Locator:
+    from prefopt.judge.llm import LlmLocator
+
+    judge = bench.judge
+    assert judge.writer is not None  # noqa: S101 - the section's own rule
+    return LlmLocator(
+        open_writer(judge.writer, bench.config),
+        rules=judge.rules,
+        sampling=Sampling(
+            max_new_tokens=judge.max_new_tokens, purpose="judge", seed=bench.sampling.seed
+        ),
+        attempts=judge.attempts,
+        skip_diagrams=judge.skip_diagrams,
+    )
+
+
+def _scored(bench: Bench) -> Locator:
+    from prefopt.judge.reward import RewardModelScorer, ThresholdLocator
+
+    judge = bench.judge
+    loaded = load_model(str(judge.reward_model), model_settings(bench.config, own=False))
+    scorer = RewardModelScorer(
+        loaded.model, loaded.tokenizer, step_tag=judge.step_tag, good=judge.good, bad=judge.bad
+    )
+    return ThresholdLocator(scorer, threshold=judge.threshold)
+
+
+def _rolled_out(bench: Bench) -> Locator:
+    from prefopt.judge.reward import ThresholdLocator
+    from prefopt.judge.rollout import RolloutScorer
+
+    judge, parts = bench.judge, bench.parts
+    by_id = {problem.id: problem for problem in parts.problems}
+
+    def is_right(solutions: Sequence[tuple[WrongSolution, str]]) -> list[bool]:
+        return list(parts.grade([(by_id[problem_id(w)], text) for w, text in solutions]))
+
+    scorer = RolloutScorer(
+        parts.generator,
+        is_right,
+        prompt=lambda w: by_id[problem_id(w)].prompt,
+        samples=judge.samples,
+        sampling=bench.sampling,
+    )
+    return ThresholdLocator(scorer, threshold=judge.threshold)
+
+
+def _labelled(bench: Bench) -> Locator:
+    from prefopt.judge.human import HumanLocator
+
+    return HumanLocator(bench.judge.labels or bench.folder / "labels.jsonl")
+
+
+_JUDGES: Mapping[str, Callable[[Bench], Locator]] = {
+    "writer": _asked,
+    "reward_model": _scored,
+    "rollouts": _rolled_out,
+    "labels": _labelled,
+}

@@ -1,0 +1,181 @@
+"""One way of writing for answers: LaTeX variants, Unicode signs, markdown and spacing brought to a common form.
+
+Nothing here decides whether answers are equal. Brackets, signs, digits and the order of things are never changed.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+_SIGNS = {
+    "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "×": "\\times ", "·": "\\cdot ", "⋅": "\\cdot ", "∙": "\\cdot ",
+    "÷": "/", "√": "\\sqrt ", "π": "\\pi ", "∞": "\\infty ", "≤": "\\le ", "≥": "\\ge ", "≠": "\\ne ", "±": "\\pm ",
+    "∪": "\\cup ", "∩": "\\cap ", "∈": "\\in ", "θ": "\\theta ", "α": "\\alpha ", "β": "\\beta ", "λ": "\\lambda ",
+    "°": " degrees ",
+    "½": " 1/2", "⅓": " 1/3", "⅔": " 2/3", "¼": " 1/4", "¾": " 3/4", "²": "^2", "³": "^3",
+    "’": "'", "‘": "'", "“": '"', "”": '"', "\u00a0": " ", "\u202f": " ", "\u2009": " ", "，": ",", "。": ".",
+    "（": "(", "）": ")", "：": ":", "≈": "\\approx ",
+    "％": "%", "ℝ": "\\mathbb{R}", "∅": "\\emptyset ", "⟨": "(", "⟩": ")",
+}  # fmt: skip
+_TRANSLATE = str.maketrans(_SIGNS)
+
+_TEXT = re.compile(
+    r"\\(?:text(?:bf|it|rm|sf|tt|normal|up)?|m?box|math(?:rm|bf|it|sf|tt|normal)|boldsymbol|bm|operatorname\*?|emph"
+    r"|underline|displaystyle|textstyle|boxed|fbox)\s*\{((?:[^{}]|\{[^{}]*\})*)\}"
+)
+_RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
+    (re.compile(pattern), new)
+    for pattern, new in (
+        (r"\\(?:displaystyle|textstyle|limits|nolimits|rm|bf|it|mathrm|mathbf|text)(?![a-zA-Z])", " "),
+        (r"\\(?:left|right|[bB]ig[lrg]*|[bB]igg[lr]?)(?![a-zA-Z])\s*\.?(?=\s*(?:[\[\](){}|/.<>]|\\[{}|a-z]|$))", ""),
+        (r"\\(?:langle|lparen)(?![a-zA-Z])", "("),
+        (r"\\(?:rangle|rparen)(?![a-zA-Z])", ")"),
+        (r"\\(?:lbrace)(?![a-zA-Z])", r"\\{"),
+        (r"\\(?:rbrace)(?![a-zA-Z])", r"\\}"),
+        (r"(?<=\d)\s*\\[,!:;]\s*(?=\d{3}(?!\d))", ""),  # 1\,234
+        (r"\s*\\!\s*,\s*(?=\d{3}(?!\d))", ","),
+        (r",\s*\\!\s*(?=\d{3}(?!\d))", ","),
+        (r"(?<=\d)\{,\}(?=\d)", ","),
+        (r"\{,\}", ","),
+        (r"(?<!\\)\\(?:[,!:;> ]|quad(?![a-zA-Z])|qquad(?![a-zA-Z])|thinspace(?![a-zA-Z])|enspace(?![a-zA-Z]))", " "),
+        (r"\\(?:hspace|vspace|hskip|phantom|label|tag)\*?\s*\{[^{}]*\}", " "),
+        (r"(?<!\\)~", " "),
+        (r"\\[dtc]frac(?![a-zA-Z])", r"\\frac"),
+        (r"\\leq(?:slant)?(?![a-zA-Z])", r"\\le"),
+        (r"\\geq(?:slant)?(?![a-zA-Z])", r"\\ge"),
+        (r"\\(?:neq|not\s*=)(?![a-zA-Z])", r"\\ne "),
+        (r"<=", r"\\le "),
+        (r">=", r"\\ge "),
+        (r"!=(?!=)", r"\\ne "),
+        (r"\\(?:approx|simeq|thickapprox)(?![a-zA-Z])", r"\\approx "),
+        (r"\\(?:infin|infinity)(?![a-zA-Z])", r"\\infty "),
+        (r"(?<![\\a-zA-Z])(?:infinity|infty|inf|oo)(?![a-zA-Z])", r"\\infty "),
+        (r"\^\s*\{?\s*\\(?:circ|degree)\s*\}?|\\degrees?(?![a-zA-Z])|\\textdegree|\^\{? degrees \}?", " degrees "),
+        (r"\\%", "%"),
+        (r"\\text(?:dollar)(?![a-zA-Z])|\\(?:dollar|euro|pounds)(?![a-zA-Z])", r"\\$"),
+        (r"\\ldots|\\dots|\\cdots", "..."),
+        (r"\\colon(?![a-zA-Z])", ":"),
+        (r"\\(?:lor|vee)(?![a-zA-Z])", " or "),
+        (r"\\(?:land|wedge)(?![a-zA-Z])", " and "),
+        (r"\\mid(?![a-zA-Z])", "|"),
+        (r"\\varnothing(?![a-zA-Z])", r"\\emptyset "),
+        (r"\\mathbb\s*R(?![a-zA-Z])", r"\\mathbb{R}"),
+        (r"\*\*(?=\s*[\d(a-zA-Z-])(?<=[\da-z)]\*\*)", "^"),
+        (r"(?<![\\a-zA-Z])sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
+        (r"\\sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
+        (r"(?<![\\a-zA-Z])pi(?![a-zA-Z])", r"\\pi "),
+        (r"\\sqrt\s*([0-9a-zA-Z])", r"\\sqrt{\1}"),
+        (r"\\sqrt\s+\{", r"\\sqrt{"),
+        (r"(?<=\d)\s*\\(?:frac)", r" \\frac"),
+    )
+)  # fmt: skip
+_MATRIX = re.compile(
+    r"\\(begin|end)\s*\{(?:[bpBvV]?matrix|smallmatrix|array)\*?\}(?:\s*\{[lcr|\s]*\})?"
+)
+_FRAC = re.compile(r"\\frac\s*")
+_GROUP_NUMBER = re.compile(
+    r"(?<![\w}])\{(\d+(?:,\d{3})*(?:\.\d+)?)\}(?!\s*\{)|\{\{([^{}]*)\}\}(?!\s*\{)"
+)
+_WRAPPED = re.compile(
+    r"""(?sx)
+    ^(?: \$\$(?P<a>(?:[^$]|\\\$)*)\$\$ | \$(?P<b>(?:[^$\\]|\\.)*)\$ | \\\((?P<c>(?:(?!\\\)).)*)\\\)
+       | \\\[(?P<d>(?:(?!\\\]).)*)\\\] | \*\*(?P<e>[^*]*)\*\* | `(?P<f>[^`]*)` | "(?P<g>[^"]*)" )$"""
+)
+
+
+@lru_cache(maxsize=4096)
+def clean(text: str) -> str:
+    """An answer in the common way of writing; idempotent, empty only for texts without content."""
+    text = _strip_ends(text)
+    while (wrapped := _WRAPPED.match(text)) is not None:
+        inner = next(group for group in wrapped.groups() if group is not None)
+        text = _strip_ends(inner)
+    text = text.replace("\\$", "$").translate(_TRANSLATE)
+    text = re.sub(r"\\\(|\\\)|\\\[(?![0-9.]+(?:pt|em|ex|mm|cm)\])|(?<!\\)\\\]", " ", text)
+    text = _drop_markdown(text)
+    for _ in range(4):
+        changed = _TEXT.sub(r" \1 ", text)
+        if changed == text:
+            break
+        text = changed
+    text = _MATRIX.sub(r"\\\1{pmatrix}", text)
+    for pattern, new in _RULES:
+        text = pattern.sub(new, text)
+    text = re.sub(r"(?i)^(?:negative|minus)\s+(?=[\d\\])", "-", text.strip())
+    text = _brace_fractions(text)
+    text = _GROUP_NUMBER.sub(lambda m: m[1] or "{" + (m[2] or "") + "}", text)
+    text = re.sub(r"(?i)(?<![a-z])([ap])\s?\.\s?m\b\.?", r"\1m", text)
+    return re.sub(
+        r"^(?:\s|=|~|\\approx|\\sim|\\therefore)+", "", _strip_ends(re.sub(r"\s+", " ", text))
+    )
+
+
+def compact(text: str) -> str:
+    """A cleaned answer without spaces and without signs that carry no value, for comparing as a string."""
+    text = re.sub(r"\\(?:cdot|times)(?![a-zA-Z])|\*", "*", text.replace("$", ""))
+    text = re.sub(r"(?<=\d),(?=\d{3}(?:\D|$))", "", text)
+    # A space after a command name separates it from the letters that follow.
+    text = re.sub(r"(\\[a-zA-Z]+)\s+(?=[a-zA-Z])", r"\1@", text)
+    text = re.sub(r"\s+", "", text)
+    text = re.sub(r"([_^])\{([0-9a-zA-Z])\}", r"\1\2", text)
+    return text.replace("+-", "-").rstrip(".")
+
+
+def _strip_ends(text: str) -> str:
+    before = None
+    while before != text:
+        before = text
+        text = text.strip().lstrip(":;,").rstrip(",;:").strip()
+        if text.endswith("\\"):
+            text = text[:-1].rstrip()
+        if text.endswith(".") and not text.endswith(".."):
+            text = text[:-1]
+        if text.startswith("**") and "**" not in text[2:]:
+            text = text[2:]
+        if text.endswith("**") and "**" not in text[:-2]:
+            text = text[:-2]
+        if text.count("$") == 1 and text.endswith("$"):
+            text = text[:-1]
+    return text
+
+
+def _drop_markdown(text: str) -> str:
+    text = re.sub(r"\*\*([^*]+)\*\*", r"\1", text)
+    text = re.sub(r"(?<![\w)])__([^_]+)__(?!\w)", r"\1", text)
+    return re.sub(r"<<[^<>]*>>", "", text).replace("`", "")
+
+
+def _brace_fractions(text: str) -> str:
+    r"""`\frac12`, `\frac 1{72}` and `\frac{360}7` with braces around both parts."""
+    parts: list[str] = []
+    position = 0
+    while (match := _FRAC.search(text, position)) is not None:
+        parts.append(text[position : match.start()])
+        above, position = _argument(text, match.end())
+        below, position = _argument(text, position)
+        if above is None or below is None:
+            parts.append("\\frac" + (f"{{{above}}}" if above is not None else ""))
+            continue
+        parts.append(f"\\frac{{{_brace_fractions(above)}}}{{{_brace_fractions(below)}}}")
+    parts.append(text[position:])
+    return "".join(parts)
+
+
+def _argument(text: str, position: int) -> tuple[str | None, int]:
+    """The argument of a command that begins at a position, without its braces, and where it ends."""
+    while position < len(text) and text[position] == " ":
+        position += 1
+    if position >= len(text):
+        return None, position
+    if text[position] == "\\":
+        command = re.match(r"\\[a-zA-Z]+(?:\{[^{}]*\})?", text[position:])
+        return (command[0], position + command.end()) if command else (None, position)
+    if text[position] != "{":
+        return text[position], position + 1
+    depth = 0
+    for end in range(position, len(text)):
+        depth += (text[end] == "{") - (text[end] == "}")
+        if depth == 0:
+            return text[position + 1 : end].strip(), end + 1
+    return None, position

@@ -1,0 +1,145 @@
+"""What a judge's text says: the first wrong step out of a list such as `Step 1: correct; Step 2: incorrect`.
+
+Two sets of rules: those of the published Step-DPO pipeline, reproduced with what they lose, and corrected ones.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+Rules = Literal["official", "corrected"]
+Reason = Literal[
+    "found", "none", "no verdict", "unclear", "contradiction", "count0", "count1", "count2"
+]
+
+_HEADER = re.compile(r"final\s+decision", re.IGNORECASE)
+_NUMBERS = r"\d{1,4}(?:\s*(?:,|&|-|–|to|and)(?:\s*and)?\s*(?:steps?\s*)?\d{1,4})*"
+_MENTION = re.compile(
+    r"(?:\A|(?<=[;,\n|.→>:)])|(?<=correct)|(?<=wrong)|(?<=neutral))"
+    r"[\s*_`#>|)\-\d.]*(?:and\s+)?[*_`]*"
+    rf"\bsteps?\s*(?:\#\s*)?({_NUMBERS})(?!\w)",
+    re.IGNORECASE,
+)
+"""At the start of an entry: a step that is spoken of in the middle of a remark is none."""
+_RANGE = re.compile(r"(\d+)\s*(?:-|–|to)\s*(?:steps?\s*)?(\d+)", re.IGNORECASE)
+_WORD = re.compile(
+    r"[\s:|*_`(\[)\].=>→\-–—\"']*(?:(?:is|are|was)\s+)?[*_`(\[\"']*"
+    r"(?P<word>not\s+correct|incorrect|wrong|correct|neutral)\b",
+    re.IGNORECASE,
+)
+_STRICT_END = re.compile(r"[*_`)\]|.\"']*\s*(?:$|[;,\n(|\-–—:])", re.MULTILINE)
+_WRONG = re.compile(r"\b(?:not\s+correct|incorrect|wrong)", re.IGNORECASE)
+
+
+class Reading(NamedTuple):
+    """What a judge's text says."""
+
+    number: int | None
+    """The first wrong step, from 1; None unless the reason is `found`."""
+    reason: Reason
+    """`found`, or why there is no number.
+
+    Corrected rules: `none` (a list without a wrong step), `no verdict` (no list), `unclear` (a list that cannot be
+    read to its first wrong step), `contradiction` (one step with two verdicts). Official rules: `count0`, `count1`,
+    `count2`, the counters of the published script."""
+
+
+def parse_verdict(text: str, *, rules: Rules = "corrected") -> Reading:
+    """The first wrong step that a judge names.
+
+    Corrected rules. The list after the last header `Final Decision` that is followed by one counts; without such a
+    header, every `Step i: verdict` of the text. Entries may be separated in any way and carry Markdown; one entry may
+    speak of several steps (`Steps 1-3: correct`). `neutral` is no error. The lowest step called incorrect is taken,
+    whatever is said of steps after it: the judge was asked to stop there. Before it nothing may be unreadable.
+
+    Official rules (arXiv 2406.18629, `prepare_for_correction.py` of the published code): lower case; the text after
+    the last `final decision` and the last `summary decision:`; dropped without `neutral` and `incorrect` (`count0`);
+    of what precedes the first of these words the last line, and of this the part after the last `;`; dropped where it
+    holds `step` twice (`count1`: lists separated by commas); the integer between `step` and `:`, or dropped
+    (`count2`). A neutral step so counts as wrong.
+    """
+    return _official(text) if rules == "official" else _corrected(text)
+
+
+def _official(text: str) -> Reading:
+    text = text.lower().rpartition("final decision")[2].rpartition("summary decision:")[2].strip()
+    if "neutral" not in text and "incorrect" not in text:
+        return Reading(None, "count0")
+    before = text.split("neutral")[0].split("incorrect")[0]
+    entry = before.rpartition("\n")[2].rpartition(";")[2]
+    if entry.count("step") > 1:
+        return Reading(None, "count1")
+    number = entry.rpartition("step")[2].partition(":")[0].strip()
+    try:
+        return Reading(int(number), "found")
+    except ValueError:
+        return Reading(None, "count2")
+
+
+class _Entry(NamedTuple):
+    steps: tuple[int, ...]
+    word: Literal["correct", "neutral", "incorrect", "unreadable"]
+
+
+def _corrected(text: str) -> Reading:
+    headers = list(_HEADER.finditer(text))
+    ends = [header.start() for header in headers[1:]] + [len(text)]
+    for header, end in reversed(list(zip(headers, ends, strict=False))):
+        section = text[header.end() : end]
+        entries = _entries(section)
+        if any(entry.word != "unreadable" for entry in entries):
+            return _decide(entries, section)
+    return _decide([e for e in _entries(text, strict=True) if e.word != "unreadable"], text)
+
+
+def _entries(section: str, *, strict: bool = False) -> list[_Entry]:
+    """What the text says of steps, in its order.
+
+    With `strict` a verdict has to stand alone after its step, as in a list: `Step 3 is incorrect because` in the
+    middle of a sentence does not.
+    """
+    mentions = list(_MENTION.finditer(section))
+    ends = [mention.start() for mention in mentions[1:]] + [len(section)]
+    found: list[_Entry] = []
+    for mention, end in zip(mentions, ends, strict=False):
+        match = _WORD.match(section, mention.end(), end)
+        alone = match is not None and _STRICT_END.match(section, match.end()) is not None
+        word = _verdict(match["word"]) if match and (alone or not strict) else "unreadable"
+        found.append(_Entry(_steps(mention[1]), word))
+    return found
+
+
+def _verdict(word: str) -> Literal["correct", "neutral", "incorrect"]:
+    word = word.lower()
+    if word in {"correct", "neutral"}:
+        return "correct" if word == "correct" else "neutral"
+    return "incorrect"
+
+
+def _steps(numbers: str) -> tuple[int, ...]:
+    """The steps that `1, 2 and 4` or `1-3` speaks of."""
+    found = [int(n) for n in re.findall(r"\d+", numbers)]
+    for first, last in _RANGE.findall(numbers):
+        # No solution has a thousand steps: such a number is no step.
+        found.extend(range(int(first), min(int(last), int(first) + 1000)))
+    return tuple(sorted(set(found)))
+
+
+def _decide(entries: Sequence[_Entry], section: str) -> Reading:
+    readable = [entry for entry in entries if entry.word != "unreadable"]
+    if not readable:
+        return Reading(None, "no verdict")
+    wrong = [entry.steps[0] for entry in readable if entry.word == "incorrect"]
+    first = min(wrong, default=None)
+    right = {step for entry in readable if entry.word != "incorrect" for step in entry.steps}
+    if first is None:
+        unclear = len(readable) < len(entries) or _WRONG.search(section) is not None
+        return Reading(None, "unclear" if unclear else "none")
+    if first in right:
+        return Reading(None, "contradiction")
+    unread = (step for entry in entries if entry.word == "unreadable" for step in entry.steps)
+    if any(step < first and step not in right for step in unread):
+        return Reading(None, "unclear")
+    return Reading(first, "found")

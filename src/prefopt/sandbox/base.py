@@ -1,0 +1,89 @@
+"""What a sandbox promises: limits, the result of a cell, an interpreter. No processes here."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from types import TracebackType
+from typing import Literal, NamedTuple, Protocol, Self
+
+from prefopt.errors import SandboxError
+
+Status = Literal["ok", "error", "timeout", "memory", "crashed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one solution (the cells of one interpreter) may use."""
+
+    seconds: float = 6.0
+    """Wall time of one cell."""
+    cpu_seconds: float = 60.0
+    """Processor time of the whole solution, all of its processes together."""
+    memory_bytes: int = 2**30
+    """Address space of each process, and resident memory of all processes together."""
+    processes: int = 16
+    """Processes and threads at one time, the interpreter itself included."""
+    output_chars: int = 10_000
+    """Of one cell; the rest is cut and the result says so."""
+    disk_bytes: int = 64 * 2**20
+    """Size of the private, empty temporary folder, the only place that can be written; it is kept in memory."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if not (math.isfinite(value) and value > 0):
+                raise SandboxError(f"limits: {field.name}={value} must be a positive number")
+        if self.memory_bytes < 64 * 2**20:
+            raise SandboxError(
+                f"limits: memory_bytes={self.memory_bytes} is too little for a Python interpreter; "
+                f"give at least {64 * 2**20} (64 MiB)"
+            )
+
+
+class CellResult(NamedTuple):
+    """What became of one cell."""
+
+    output: str
+    """What the cell printed (stdout and stderr as written); then the repr of its last expression's value unless None,
+    as in a notebook, or the traceback."""
+    status: Status
+    """`ok`; `error`: it raised, the interpreter lives on; `timeout`: ended after `Limits.seconds` (state kept if an
+    interrupt was enough) or after all processor time; `memory`, `crashed`: the interpreter is gone."""
+    seconds: float
+    """Wall time; 0 for a cell that could not run because the interpreter was gone."""
+    truncated: bool
+    """Whether output was cut at `Limits.output_chars`."""
+
+
+class Death(NamedTuple):
+    """Why an interpreter is gone."""
+
+    status: Status
+    reason: str
+
+
+class Interpreter(Protocol):
+    """A Python session: names defined in one cell are there in the next."""
+
+    @property
+    def death(self) -> Death | None:
+        """Why the interpreter is gone, or None while it answers."""
+        ...
+
+    def run(self, cell: str) -> CellResult:
+        """The result of one cell. Raises SandboxError, with the reason, if the interpreter is gone."""
+        ...
+
+    def close(self) -> None:
+        """End the session and every process of it; calling again does nothing."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
