@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from prefopt.build.steps import StepSettings
 from prefopt.demo import DemoSettings, run_demo
-from prefopt.methods.step_dpo import StepSettings
 from prefopt.worlds.arithmetic import ArithmeticSettings, ArithmeticWorld
 
 

@@ -11,7 +11,7 @@ from prefopt.records import Message, Pair, Preference, Response
 from prefopt.worlds.arithmetic import ArithmeticProblem
 
 FOLDER = Path(__file__).parents[1] / "recipes" / "scdpo"
-NAMES = ("paired", "tasks", "pairs", "probes", "study", "temperatures")
+NAMES = ("tasks", "pairs", "probes", "study", "temperatures")
 
 
 @pytest.fixture(scope="module")
@@ -24,29 +24,6 @@ def modules():
         sys.path.remove(str(FOLDER))
         for name in NAMES:
             sys.modules.pop(name, None)
-
-
-@pytest.mark.parametrize(
-    ("level", "freedom", "value"),
-    # Tables of Student's distribution.
-    [(0.975, 1, 12.7062), (0.975, 4, 2.7764), (0.975, 9, 2.2622), (0.95, 2, 2.9200)],
-)
-def test_quantiles_of_student_s_t(modules, level, freedom, value):
-    paired = modules["paired"]
-    assert paired.t_quantile(level, freedom) == pytest.approx(value, abs=1e-4)
-    assert paired.t_tails(value, freedom) == pytest.approx(2 * (1 - level), rel=1e-4)
-
-
-def test_paired_differences_by_hand(modules):
-    test = modules["paired"].paired_t([1.0, 2.0, 3.0, 4.0, 5.0])
-    # Mean 3, standard error 0.7071; 3 -+ 2.7764 * 0.7071, t = 4.2426 with 4 degrees of freedom.
-    assert test.value == 3.0
-    assert (test.low, test.high) == pytest.approx((1.0368, 4.9632), abs=1e-4)
-    assert test.p == pytest.approx(0.01324, abs=1e-5)
-    assert modules["paired"].paired_t([2.0, 2.0]).p == 0.0
-    assert modules["paired"].paired_t([0.0, 0.0]).p == 1.0
-    with pytest.raises(ValueError, match="1 differences; a paired test needs at least 2"):
-        modules["paired"].paired_t([1.0])
 
 
 def record(problem, start):

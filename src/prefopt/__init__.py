@@ -11,9 +11,15 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from prefopt import objectives
+    from prefopt.analysis.credit import token_credit
+    from prefopt.build.controlled import build_controlled_pairs
+    from prefopt.build.steps import build_step_pairs
     from prefopt.config import RunConfig, load_recipe, parse, write_recipe
     from prefopt.errors import PrefoptError
+    from prefopt.evals.maths import evaluate
     from prefopt.generate.base import Generator
+    from prefopt.generate.openai import OpenAIGenerator
+    from prefopt.grade.maths import GradeItem, Grader
     from prefopt.ledger import Ledger
     from prefopt.methods.base import find_method, method_names
     from prefopt.models.scorer import Scorer
@@ -32,6 +38,8 @@ if TYPE_CHECKING:
     from prefopt.report.page import write_report
     from prefopt.runs.method import Method
     from prefopt.runs.train import run_training
+    from prefopt.sandbox import Limits, Sandbox
+    from prefopt.text.problems import load_problems
     from prefopt.text.sources import load_preferences
     from prefopt.worlds.arithmetic import ArithmeticWorld
     from prefopt.worlds.reviews import ReviewWorld
@@ -42,9 +50,13 @@ __all__ = [
     "ArithmeticWorld",
     "Example",
     "Generator",
+    "GradeItem",
+    "Grader",
     "Ledger",
+    "Limits",
     "Message",
     "Method",
+    "OpenAIGenerator",
     "PackedBatch",
     "Pair",
     "Pairs",
@@ -54,13 +66,18 @@ __all__ = [
     "Response",
     "ReviewWorld",
     "RunConfig",
+    "Sandbox",
     "Scorer",
     "TokenTree",
+    "build_controlled_pairs",
+    "build_step_pairs",
     "build_tree",
     "collate",
     "dpo",
+    "evaluate",
     "find_method",
     "load_preferences",
+    "load_problems",
     "load_recipe",
     "method_names",
     "objectives",
@@ -68,15 +85,22 @@ __all__ = [
     "prepare",
     "read_preferences",
     "run_training",
+    "token_credit",
     "write_preferences",
     "write_recipe",
     "write_report",
 ]
 
 _HOMES = {
+    "prefopt.analysis.credit": ("token_credit",),
+    "prefopt.build.controlled": ("build_controlled_pairs",),
+    "prefopt.build.steps": ("build_step_pairs",),
     "prefopt.config": ("RunConfig", "load_recipe", "parse", "write_recipe"),
     "prefopt.errors": ("PrefoptError",),
+    "prefopt.evals.maths": ("evaluate",),
     "prefopt.generate.base": ("Generator",),
+    "prefopt.generate.openai": ("OpenAIGenerator",),
+    "prefopt.grade.maths": ("GradeItem", "Grader"),
     "prefopt.ledger": ("Ledger",),
     "prefopt.methods.base": ("find_method", "method_names"),
     "prefopt.models.scorer": ("Scorer",),
@@ -95,6 +119,8 @@ _HOMES = {
     "prefopt.report.page": ("write_report",),
     "prefopt.runs.method": ("Method",),
     "prefopt.runs.train": ("run_training",),
+    "prefopt.sandbox": ("Limits", "Sandbox"),
+    "prefopt.text.problems": ("load_problems",),
     "prefopt.text.sources": ("load_preferences",),
     "prefopt.worlds.arithmetic": ("ArithmeticWorld",),
     "prefopt.worlds.reviews": ("ReviewWorld",),

@@ -127,6 +127,7 @@ def test_tokens_lie_where_the_text_is(models):
     assert step.text == " 7 - 2 = 4."
     assert step.in_error().all()
     assert whole.text == WRONG + "<|im_end|>"
+    assert whole.error is not None
     first = WRONG[whole.error.start : whole.error.end]
     assert first == " 3 + 4 = 8."
     pieces = tokenizer.decode(np.array(whole.tokens)[whole.in_error()])
@@ -228,7 +229,7 @@ STEPS = "Step 1: ab\nStep 2: cd\nStep 3: ef"
 """A token a character: three steps of 11, 11 and 10."""
 
 
-def credit(rewards, *, step=2, name="r", text=STEPS):
+def credit(rewards, *, step: int | None = 2, name="r", text=STEPS):
     record = Preference(name, "q", (Response(text),), meta={} if step is None else {"step": step})
     parts = split_parts("", text, len(text))
     located = locate_error(record, 0, parts) if step else Located(None, "")
@@ -237,6 +238,12 @@ def credit(rewards, *, step=2, name="r", text=STEPS):
     offsets = tuple((i, i + 1) for i in range(n))
     one = CreditText(name, 0, "rejected", text, sequence, offsets, parts, located)
     return ResponseCredit(one, np.array(rewards, dtype=float), np.zeros(n), 1.0)
+
+
+def auroc_of(one: ResponseCredit) -> float:
+    found = response_numbers(one).auroc
+    assert found is not None
+    return found
 
 
 def steps(first, second, third):
@@ -296,9 +303,10 @@ def test_numbers_of_many_responses():
     assert (found.tokens, found.error_tokens) == (64, 6)
     assert found.random_rank == 2.0
     assert found.random_lowest == pytest.approx(1 / 3)
-    assert found.sum_rank.value == 2.0
-    assert found.sum_lowest.value == 0.5
-    first, second = (response_numbers(c).auroc for c in several[:2])
+    assert found.sum_rank is not None and found.sum_rank.value == 2.0
+    assert found.sum_lowest is not None and found.sum_lowest.value == 0.5
+    first, second = (auroc_of(c) for c in several[:2])
+    assert found.auroc is not None
     assert found.auroc.value == pytest.approx((first + second) / 2)
     assert (found.auroc.low, found.auroc.high) == pytest.approx((min(first, second), first))
     scores = np.concatenate([-c.rewards for c in several[:2]])
@@ -309,7 +317,7 @@ def test_numbers_of_many_responses():
 def test_paired_comparison():
     better = [credit(steps(1.0, -2.0, 0.5), name=n) for n in "abc"]
     worse = [credit([0.0] * 32, name=n) for n in "abc"]
-    gain = response_numbers(better[0]).auroc - 0.5
+    gain = auroc_of(better[0]) - 0.5
     assert compare_credit(worse, better) == pytest.approx((gain, gain, gain))
     assert compare_credit(worse[:1], [credit([0.0] * 32, step=None, name="a")]) is None
     with pytest.raises(ValueError, match="same records"):

@@ -39,7 +39,8 @@ def test_files(tmp_path, policies):
     page = files.page.read_text()
     assert not re.search(r"(src|href)=\"(?!data:)", page) and "http" not in page
     assert page.count("</script>") == 2 and "a&lt;b&gt;" in page
-    data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL)[1])
+    (embedded,) = re.findall(r'id="data">(.*?)</script>', page, re.DOTALL)
+    data = json.loads(embedded)
     assert data["names"] == ["DPO", "SC & DPO"]
     assert ["".join(map("".join, item["pieces"])) for item in data["items"]] == [
         RIGHT + "<|im_end|>",
@@ -56,6 +57,7 @@ def test_files(tmp_path, policies):
     facts = json.loads(files.numbers.read_text())
     assert facts == files.facts
     auroc = credit_numbers(policies["DPO"]).auroc
+    assert auroc is not None
     assert facts["policies"]["DPO"]["auroc"] == auroc._asdict()
     assert facts["comparisons"][0]["second"] == "SC & DPO"
     assert list(facts["responses_without_span"].values()) == [1]

@@ -97,6 +97,7 @@ def located(meta, response=1, **facts):
 
 def test_the_number_of_a_step():
     span = located({"step": 2}).span
+    assert span is not None
     assert TEXT[span.start : span.end] == " 5 * 2 = 11.\nThe answer is 11."
     assert span.part == 1
     assert located({"step": 2.0}).span == span

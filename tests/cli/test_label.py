@@ -46,6 +46,7 @@ def test_the_page_a_kill_and_the_terminal_afterwards(tmp_path):
     """Labels posted to the page survive kill -9 of the server; another run goes on after them."""
     file, output = write(tmp_path), tmp_path / "mine.jsonl"
     process = start(file, "--web", "-o", output)
+    assert process.stderr is not None
     url = next(m[1] for m in (re.match(r"open (\S+)", x) for x in process.stderr) if m)
     assert url.startswith("http://127.0.0.1:")
     with request.urlopen(url, timeout=10) as page:  # noqa: S310 - our own server
@@ -71,9 +72,8 @@ def test_the_page_a_kill_and_the_terminal_afterwards(tmp_path):
 @pytest.mark.slow
 def test_interrupting_the_page(tmp_path):
     process = start(write(tmp_path), "--web")
-    lines = []
+    assert process.stderr is not None
     for line in process.stderr:
-        lines.append(line)
         if "Ctrl-C" in line:
             break
     process.send_signal(signal.SIGINT)

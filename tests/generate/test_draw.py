@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from prefopt.generate.draw import draw_tokens, sample_key, uniforms
+from prefopt.generate.draw import draw_tokens, uniforms
+from prefopt.generate.seeds import sample_key
 
 
 def test_uniforms_are_the_published_splitmix64_stream():

@@ -12,13 +12,19 @@ import pytest
 
 from prefopt.errors import RecordError, StorageError
 from prefopt.judge.human import read_labels
-from prefopt.label.labels import LabelStore, read_items
+from prefopt.label.labels import Item, LabelStore, read_items
 from tests.label.solutions import TEXT, rows, write
 
 
 @pytest.fixture
 def items(tmp_path):
     return read_items(write(tmp_path))
+
+
+def verdict_of(store: LabelStore, item: Item) -> str:
+    label = store.label_of(item)
+    assert label is not None
+    return label.verdict
 
 
 def test_items_show_every_character_that_matters(items):
@@ -78,7 +84,7 @@ def test_labels_are_lines_and_the_latest_counts(tmp_path, items):
         store.add(items[0], "wrong step", step=2, note=" 5 * 2\n is  10 ")
         store.add(items[1], "skip")
         store.add(items[0], "no wrong step")
-        assert store.label_of(items[0]).verdict == "no wrong step"
+        assert verdict_of(store, items[0]) == "no wrong step"
         assert store.summary(items) == "2 of 3 labelled: 1 no wrong step, 1 skip"
         assert [store.is_open(item) for item in items] == [False, False, True]
         assert [store.is_open(item, skipped=True) for item in items] == [False, True, True]
@@ -92,7 +98,7 @@ def test_labels_are_lines_and_the_latest_counts(tmp_path, items):
     assert list(written[0]) == ["id", "digest", "step", "verdict", "note", "annotator", "time"]
     assert written[0]["time"].endswith("+00:00") and written[0]["annotator"] == "ann"
     with LabelStore(path) as store:
-        assert store.label_of(items[0]).verdict == "no wrong step"
+        assert verdict_of(store, items[0]) == "no wrong step"
 
 
 def test_a_label_does_not_apply_to_another_text(tmp_path, items):
@@ -199,7 +205,7 @@ def test_half_a_surrogate_pair_survives(tmp_path):
     with LabelStore(tmp_path / "labels.jsonl") as store:
         store.add(item, "skip")
     with LabelStore(tmp_path / "labels.jsonl") as store:
-        assert store.label_of(item).verdict == "skip"
+        assert verdict_of(store, item) == "skip"
 
 
 def test_a_full_disk_leaves_whole_lines(tmp_path, items):
@@ -243,6 +249,7 @@ def test_killed_while_labelling(tmp_path, items):
         with subprocess.Popen(
             [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=environment
         ) as process:
+            assert process.stdout is not None
             for _ in range(20):
                 told = int(process.stdout.readline())
             process.send_signal(signal.SIGKILL)

@@ -16,6 +16,8 @@ from prefopt.sandbox.processes import descendants
 from prefopt.sandbox.session import Session
 
 SECRET = "the-secret-of-the-parent"
+PRIVATE = "/tmp"  # noqa: S108 - inside the sandbox
+"""The folder inside that code may write to, in memory."""
 
 
 def attack(pool: Sandbox, code: str) -> CellResult:
@@ -115,16 +117,16 @@ for place in {places}:
         written.append(place)
     except OSError:
         pass
-[place for place in written if not place.startswith("/tmp/")]
+[place for place in written if not place.startswith("{PRIVATE}/")]
 """
     assert attack(pool, code).output == "[]"
     assert not [place for place in places if Path(place, "escaped").exists()]
 
 
 def test_temporary_folders_are_private(pool):
-    assert attack(pool, "open('/tmp/escaped', 'w').write('x')").output == "1"
+    assert attack(pool, f"open('{PRIVATE}/escaped', 'w').write('x')").output == "1"
     assert not Path(tempfile.gettempdir(), "escaped").exists()
-    assert attack(pool, "import os; os.listdir('/tmp')").output == "[]"
+    assert attack(pool, f"import os; os.listdir('{PRIVATE}')").output == "[]"
 
 
 def test_reading_outside(pool, tmp_path):
@@ -247,8 +249,8 @@ def test_memory_bomb_of_many_processes(pool):
 
 
 def test_full_disk(pool):
-    raises(pool, "open('/tmp/x', 'wb').write(bytes(10**8))", "OSError")
-    code = "for n in range(100):\n  open(f'/tmp/{n}', 'wb').write(bytes(10**6))"
+    raises(pool, f"open('{PRIVATE}/x', 'wb').write(bytes(10**8))", "OSError")
+    code = f"for n in range(100):\n  open(f'{PRIVATE}/{{n}}', 'wb').write(bytes(10**6))"
     raises(pool, code, "OSError: [Errno 28] No space left on device")
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from prefopt.errors import ConfigError
 from prefopt.records import Message
-from prefopt.text.styles import find_style, style_names
+from prefopt.text.styles import Styled, find_style, style_names
 
 Q = "What is {1} + \\frac{1}{2}?"
 ALPACA = (
@@ -35,17 +35,22 @@ PUBLISHED = {
 }
 
 
+def joined(styled: Styled) -> str:
+    """What the model reads, for a style whose prompt is a text."""
+    assert isinstance(styled.prompt, str)
+    return styled.prompt + styled.prefix
+
+
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_evaluation_prompts(name):
-    prompt, prefix = find_style(name).ask(Q)
-    assert prompt + prefix == PUBLISHED[name]
+    assert joined(find_style(name).ask(Q)) == PUBLISHED[name]
 
 
 def test_alpaca_differs_from_the_published_evaluation_in_one_character():
-    prompt, prefix = find_style("alpaca").ask(Q)
-    assert prompt + prefix == f"{ALPACA}\n{THINK}"
-    trained = "".join(find_style("alpaca").with_steps(Q, f"{THINK}\nStep 1:"))
-    assert trained.startswith(prompt + prefix)
+    asked = joined(find_style("alpaca").ask(Q))
+    assert asked == f"{ALPACA}\n{THINK}"
+    trained = joined(find_style("alpaca").with_steps(Q, f"{THINK}\nStep 1:"))
+    assert trained.startswith(asked)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +62,7 @@ def test_alpaca_differs_from_the_published_evaluation_in_one_character():
 )
 def test_prefix_styles_continue_a_solution_with_or_without_its_opening(name, expected):
     for prefix in ("Step 1: a\nStep 2:", f"{THINK}\nStep 1: a\nStep 2:"):
-        assert "".join(find_style(name).ask(Q, prefix)) == expected
+        assert joined(find_style(name).ask(Q, prefix)) == expected
 
 
 @pytest.mark.parametrize(

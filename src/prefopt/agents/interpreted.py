@@ -105,6 +105,7 @@ class Solving:
             seed=self.seed,
             purpose=f"{self.purpose}, block {call}",
             keep_special=True,
+            needs_stops=True,
         )
 
 

@@ -38,8 +38,8 @@ class CodeSection(Section):
     """Time for one block of code."""
     memory_bytes: Count = 1 << 30
     """Memory of one solution."""
-    workers: Count | None = None
-    """Solutions whose code runs at once; null: one per core."""
+    workers: Count = 32
+    """Interpreters alive at once; a solution that has to give up its own runs its code again later."""
     unsafe_local_execution: bool = False
     """Run model-written code without isolation, with your files and your network in its reach."""
     drop_apologies: bool = True

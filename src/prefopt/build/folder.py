@@ -9,7 +9,7 @@ counts.json       how many there were at each stage, and what became of the rest
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -50,7 +50,7 @@ class BuildFolder:
 
 
 @contextmanager
-def open_build(path: Path, config: RunConfig) -> Iterator[BuildFolder]:
+def open_build(path: Path, config: RunConfig) -> Generator[BuildFolder]:
     """The folder, locked against other processes, with its journal open.
 
     Raises:

@@ -91,16 +91,21 @@ def open_writer(writer: Writer, config: RunConfig) -> Generator:
         concurrency=writer.concurrency,
         timeout=writer.timeout,
         patience=writer.patience,
+        render=_rendering(config),
     )
 
 
 def _local(writer: Writer, config: RunConfig) -> LocalGenerator:
     own = writer.model_name_or_path == config.model_name_or_path
     loaded = load_model(str(writer.model_name_or_path), model_settings(config, own=own))
-    render = RenderSettings(prompt_format=config.prompt_format, separator=config.response_separator)
     return LocalGenerator(
-        loaded.model, loaded.tokenizer, batch_size=writer.batch_size, render=render
+        loaded.model, loaded.tokenizer, batch_size=writer.batch_size, render=_rendering(config)
     )
+
+
+def _rendering(config: RunConfig) -> RenderSettings:
+    """How prompts become text, as in training."""
+    return RenderSettings(prompt_format=config.prompt_format, separator=config.response_separator)
 
 
 def model_settings(config: RunConfig, *, own: bool) -> ModelSettings:

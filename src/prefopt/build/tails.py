@@ -169,6 +169,7 @@ class TailWriter(Generic[P]):
                     top_p=settings.top_p,
                     max_new_tokens=settings.max_new_tokens,
                     stop=() if _is_constant(settings) else STOPS[kind],
+                    needs_stops=not _is_constant(settings),
                     seed=settings.seed,
                     purpose=f"tails/{number}",
                 ),
@@ -207,7 +208,10 @@ def _is_constant(settings: ControlledSettings) -> bool:
 
 
 def _require_stops(drafts: Sequence[_Draft[P]], done: Sequence[Completion]) -> None:
-    """Nothing, unless the generator seems unable to tell which stop string ended a text.
+    """Nothing, unless the generator seems wrong about which stop string ended a text.
+
+    A server that says nothing about it is refused at its first text (`Sampling.needs_stops`); this finds those that
+    always say that none did.
 
     Raises:
         JudgeError: as it seems every tail ended by itself within its first step, and all would be cut short.
@@ -220,6 +224,6 @@ def _require_stops(drafts: Sequence[_Draft[P]], done: Sequence[Completion]) -> N
     if len(several) >= _SILENT and all(stop is None for stop in several):
         raise JudgeError(
             f"rising temperatures: {len(several)} of {len(several)} tails seem to end in their first step; the "
-            "server probably does not say which stop string ended a text (stop_reason or matched_stop); "
+            "server probably does not say rightly which stop string ended a text (stop_reason or matched_stop); "
             "use a constant temperature schedule, or a local model"
         )

@@ -26,6 +26,7 @@ Evaluate a model on files of problems, or on tasks of lm-evaluation-harness.
 GSM8K, MATH and any rows with a question and an answer are read (JSONL, JSON, CSV, Parquet). Decoding is greedy.
 Every output is saved with its verdict. Killed at any time, the same command goes on where it stopped."""
 
+_BATCH_SIZE = 64
 _LEVELS_SHOWN = 12
 _CUT_SHOWN = 0.01
 
@@ -48,7 +49,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-new-tokens", type=int, default=None, metavar="N", help="longest solution (1024)"
     )
     parser.add_argument(
-        "--batch-size", type=int, default=64, metavar="N", help="rows decoded together (64)"
+        "--batch-size",
+        type=int,
+        default=_BATCH_SIZE,
+        metavar="N",
+        help=f"rows decoded together ({_BATCH_SIZE})",
     )
     parser.add_argument("--limit", type=int, metavar="N", help="first N problems of each file")
     parser.add_argument(
@@ -204,6 +209,12 @@ def _server(arguments: argparse.Namespace) -> Server | None:
                     f"--{option} belongs to --server URL; a local model is named by TARGET alone"
                 )
         return None
+    for option, usual in (("device", "auto"), ("dtype", "auto"), ("batch_size", _BATCH_SIZE)):
+        if getattr(arguments, option) != usual:
+            raise ConfigError(
+                f"--{option.replace('_', '-')} is about a model in this process; the model of --server runs as the "
+                "server was started, so leave it out"
+            )
     return Server(arguments.server, arguments.model or arguments.target, arguments.endpoint)
 
 
@@ -248,9 +259,14 @@ def _print_remarks(found: Evaluated, settings: EvalSettings) -> None:
     for line in found.remarks:
         print(line)
     if evaluation.cut > _CUT_SHOWN * evaluation.total:
+        fate = (
+            "did not end and count as wrong"
+            if settings.code
+            else "were cut off and graded as they are"
+        )
         print(
-            f"{evaluation.split}: {evaluation.cut} of {evaluation.total} solutions were cut off and graded as they "
-            f"are; a higher --max-new-tokens than {settings.max_new_tokens} may change the number"
+            f"{evaluation.split}: {evaluation.cut} of {evaluation.total} solutions {fate}; a higher "
+            f"--max-new-tokens than {settings.max_new_tokens} may change the number"
         )
     if evaluation.failed:
         first = next(o for o in evaluation.outputs if o.finish_reason == "error")

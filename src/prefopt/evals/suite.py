@@ -33,7 +33,7 @@ from prefopt.grade.maths import GradeItem, Grader
 from prefopt.ledger import Ledger
 from prefopt.progress import counted
 from prefopt.text.problems import MathProblem, load_problems
-from prefopt.text.styles import PromptStyle, find_style
+from prefopt.text.styles import PromptStyle, find_style, style_names
 from prefopt.values import JsonValue
 
 JOURNAL_FILE = "evaluation.sqlite"
@@ -121,11 +121,7 @@ def evaluate_files(
     found = find_target(target)
     label = name or found.name
     tokenizer = find_tokenizer(found, server=settings.server is not None)
-    style = (
-        find_style(settings.style or CODE_STYLE)
-        if settings.code
-        else choose_style(settings.style, tokenizer)
-    )
+    style = _code_style(settings) if settings.code else choose_style(settings.style, tokenizer)
     folders = _folders(files, found, label, output)
     sets = [
         _load(file, folder, style, settings) for file, folder in zip(files, folders, strict=True)
@@ -138,6 +134,18 @@ def evaluate_files(
                 _require_same_model(folder, generator)
         solver = _Solver(generator, grader, style, settings)
         return [solver.evaluate(each, label, found) for each in sets]
+
+
+def _code_style(settings: EvalSettings) -> PromptStyle:
+    """The style of solutions with programs, which differ in their system text only."""
+    style, blocks = find_style(settings.style or CODE_STYLE), find_style(CODE_STYLE)
+    if style.frame != blocks.frame:
+        known = [name for name in style_names() if find_style(name).frame == blocks.frame]
+        raise ConfigError(
+            f"style {style.name!r} is not the format of solutions with programs; with --code use "
+            f"--style {' or '.join(known)}, or leave --style out"
+        )
+    return style
 
 
 def _folders(

@@ -1,21 +1,22 @@
-"""What is evaluated: a run folder, a model or adapter folder, a hub id, or a model behind a server."""
+"""What is evaluated: a run folder, a model or adapter folder, a hub id, or a model behind a server.
+
+Models are imported where they are loaded: evaluating one behind a server needs no torch.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-import torch
-
 from prefopt.errors import ConfigError, ModelError
 from prefopt.generate.base import Generator
-from prefopt.generate.local import LocalGenerator
-from prefopt.models.load import ModelSettings, load_model, load_tokenizer
 from prefopt.models.locate import ADAPTER_CONFIG, CONFIG
 from prefopt.text.styles import PromptStyle, find_style, style_names
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
+
+    from prefopt.generate.local import LocalGenerator
 
 RUN_FILE = "run.yaml"
 FINISHED_FILE = "finished.json"
@@ -68,6 +69,9 @@ def find_device(name: str) -> str:
     """torch's name of the device; `auto` is the first GPU, or the CPU where there is none."""
     if name != "auto":
         return name
+
+    import torch
+
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -104,6 +108,9 @@ def find_tokenizer(target: Target, *, server: bool) -> PreTrainedTokenizerFast |
     """
     if server and not (Path(target.model) / _TOKENIZER_FILE).is_file():
         return None
+
+    from prefopt.models.load import load_tokenizer
+
     return load_tokenizer(target.model)
 
 
@@ -114,6 +121,9 @@ def open_local(target: Target, *, device: str, dtype: str, batch_size: int) -> L
         ModelError: it cannot be loaded.
         ConfigError: an unknown device or dtype, or a batch size below 1.
     """
+    from prefopt.generate.local import LocalGenerator
+    from prefopt.models.load import ModelSettings, load_model
+
     settings = ModelSettings(dtype=dtype, device=find_device(device))
     loaded = load_model(target.model, settings)
     return LocalGenerator(loaded.model, loaded.tokenizer, batch_size=batch_size)

@@ -55,6 +55,9 @@ class Sampling:
     """What the completions are for (`errors`, `corrections`, `evaluation`); part of every sample's seed."""
     keep_special: bool = False
     """Whether special tokens stay in the text, for formats whose structure they are; what ends the text never does."""
+    needs_stops: bool = False
+    """Whether `Completion.stopped_by` decides how a text goes on; a server that does not say it is then an error. It
+    changes no sample, so it is in no digest."""
 
     def __post_init__(self) -> None:
         wrong = [
@@ -92,7 +95,9 @@ class Completion(NamedTuple):
     tokens: int
     """Tokens the model produced, end-of-sequence token and stop string included; 0 where a server does not say."""
     stopped_by: str | None = None
-    """The stop string that ended the text; None where the model ended it itself, or where a server does not say."""
+    """The stop string that ended the text; None where the model ended it itself.
+
+    None as well where a server does not say, unless `Sampling.needs_stops` forbids that."""
 
 
 class Generator(Protocol):

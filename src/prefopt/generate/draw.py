@@ -1,14 +1,12 @@
 """Drawing tokens from logits with randomness that belongs to the sample, not to the batch it lies in.
 
-Each sample has a 64-bit key made of (seed, purpose, id, sample); the uniform number at position t is a hash
-of key and t. A token is found by inverting the cumulative distribution in vocabulary order, where a rounding
-difference between two batch shapes moves a boundary by 1e-7 instead of reordering the candidates.
+Each sample has a 64-bit key made of (seed, purpose, id, sample) (`prefopt.generate.seeds`); the uniform number at
+position t is a hash of key and t. A token is found by inverting the cumulative distribution in vocabulary order, where
+a rounding difference between two batch shapes moves a boundary by 1e-7 instead of reordering the candidates.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,12 +17,6 @@ from torch import Tensor
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
-
-
-def sample_key(*, seed: int, purpose: str, id: str, sample: int) -> int:
-    """64-bit key of a sample's random stream."""
-    text = json.dumps([seed, purpose, id, sample])
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
 def uniforms(keys: Sequence[int], position: int) -> NDArray[np.float64]:

@@ -21,8 +21,9 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerFast
 
 from prefopt.errors import ConfigError, ModelError, NonFiniteError, RecordError
 from prefopt.generate.base import Completion, FinishReason, Request, Sampling
-from prefopt.generate.draw import draw_tokens, sample_key, uniforms
+from prefopt.generate.draw import draw_tokens, uniforms
 from prefopt.generate.prompts import encode_prompts
+from prefopt.generate.seeds import sample_key
 from prefopt.models.digest import model_digest
 from prefopt.models.parts import plain_model
 from prefopt.text.render import RenderSettings
@@ -272,9 +273,7 @@ def end_tokens(
     return frozenset(token for token in ends if token is not None)
 
 
-def _stops(
-    sampling: Sampling, ends: frozenset[int], tokenizer: PreTrainedTokenizerFast
-) -> _Stops:
+def _stops(sampling: Sampling, ends: frozenset[int], tokenizer: PreTrainedTokenizerFast) -> _Stops:
     """Stop strings that are special tokens may not show in the text: they stop as tokens."""
     strings = sampling.stop
     ids = tokenizer.get_vocab()

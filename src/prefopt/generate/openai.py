@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from prefopt.errors import ConfigError, JudgeError, MissingExtraError, RecordError
 from prefopt.generate.base import Completion, Request, Sampling
-from prefopt.generate.draw import sample_key
 from prefopt.generate.reply import RefusedError, Reply
+from prefopt.generate.seeds import sample_key
 from prefopt.generate.server import Line, Server, open_client
 from prefopt.generate.stream import as_finished
 from prefopt.progress import say
@@ -126,7 +126,8 @@ class OpenAIGenerator:
 
         Raises:
             RecordError: a prompt does not fit the endpoint.
-            JudgeError: the server cannot be used, or does not do what it is asked; what was yielded before stands.
+            JudgeError: the server cannot be used, or does not do what it is asked: with `needs_stops` also one that
+                does not say what stopped a text. What was yielded before stands.
         """
         jobs = [_Job(request, self._body(request, sampling)) for request in requests]
         texts: dict[str, list[str]] = {}
@@ -170,7 +171,19 @@ class OpenAIGenerator:
             return Completion(request.id, request.sample, words, "error", 0)
         self._check_start(job, reply)
         self._answered += 1
-        return _cut(request, reply, sampling)
+        completion = _cut(request, reply, sampling)
+        if sampling.needs_stops and completion.stopped_by is None:
+            self._require_named_stop(request, reply)
+        return completion
+
+    def _require_named_stop(self, request: Request, reply: Reply) -> None:
+        """Nothing, unless a text that has ended may be one that goes on after a stop string."""
+        if reply.finish_reason == "stop" and not reply.names_stops:
+            raise JudgeError(
+                f"{self._at()}: record {request.id!r}: the server does not say which stop string ended a text "
+                "(stop_reason or matched_stop), so a text that goes on cannot be told from a finished one; use "
+                "a server that does, such as vLLM or SGLang, a local model, or, for tails, one constant temperature"
+            )
 
     async def _ask(self, job: _Job, line: Line) -> Reply:
         """The reply; a field that only some servers take is left out once it was refused."""
@@ -183,6 +196,11 @@ class OpenAIGenerator:
                 words = str(error)
                 if "add_special_tokens" in words and "add_special_tokens" in body:
                     self._drop_special_tokens(body)
+                elif "skip_special_tokens" in words and "skip_special_tokens" in body:
+                    raise JudgeError(
+                        f"{self._at()}: {where}: the server cannot keep special tokens in its texts: {words}; use one "
+                        "that takes skip_special_tokens, such as vLLM or SGLang, or a local model"
+                    ) from None
                 elif any(field in words for field in _CONTINUE if field in body):
                     raise JudgeError(
                         f"{self._at()}: {where}: the server does not continue unfinished messages: {words}; "
@@ -246,6 +264,8 @@ class OpenAIGenerator:
         }
         if sampling.stop:
             body["stop"] = list(sampling.stop)
+        if sampling.keep_special:
+            body["skip_special_tokens"] = False
         chat = self._server.path == "/chat/completions"
         body |= self._conversation(request) if chat else self._text(request)
         body |= self._extra

@@ -14,6 +14,7 @@ from prefopt.errors import JudgeError
 
 _ENDED = frozenset({"stop", "eos_token", "stop_sequence"})
 """`eos_token` and `stop_sequence` are the words of text-generation-inference."""
+_STOPPED_BY = ("stop_reason", "matched_stop")
 _REASONING = ("reasoning_content", "reasoning")
 
 
@@ -25,6 +26,8 @@ class Reply(NamedTuple):
     tokens: int
     """0 where the server does not say."""
     stopped_by: str | None
+    names_stops: bool
+    """Whether the server said what stopped the text, if only that no stop string did."""
 
 
 class GarbledError(Exception):
@@ -65,8 +68,14 @@ def read_reply(text: str, path: str) -> Reply:
     content = message.get("content" if path == "/chat/completions" else "text")
     if not isinstance(content, str) or not content:
         content = _empty(message, content, finish)
-    stopped = next((s for s in map(choice.get, ("stop_reason", "matched_stop")) if s), None)
-    return Reply(content, finish, _tokens(body), stopped if isinstance(stopped, str) else None)
+    stopped = next((s for s in map(choice.get, _STOPPED_BY) if s), None)
+    return Reply(
+        content,
+        finish,
+        _tokens(body),
+        stopped if isinstance(stopped, str) else None,
+        any(name in choice for name in _STOPPED_BY),
+    )
 
 
 def _choice(body: object) -> dict[str, object]:

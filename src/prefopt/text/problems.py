@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
@@ -133,18 +133,26 @@ def load_problems(
         cells = Cells(row, roles, textual=source.textual)
         problem = _read(cells, source.stem, chosen, optional=on_unanswered == "drop")
         _claim_id(problem, origins)
-        row_id = ledger.enter(problem.id, origin=problem.origin)
-        if not problem.answer:
-            ledger.drop(row_id, reason=UNANSWERED)
-            continue
-        if problem.question in questions:
-            ledger.note(row_id, reason=REPEATED)
-        if cells.optional("prefix") and not chosen.needs_prefix:
-            ledger.note(row_id, reason=PREFIX_UNUSED)
-        questions.add(problem.question)
-        ledger.keep(row_id)
-        problems.append(problem)
+        notes = {
+            REPEATED: problem.question in questions,
+            PREFIX_UNUSED: bool(cells.optional("prefix")) and not chosen.needs_prefix,
+        }
+        if _enter(problem, ledger, [note for note, applies in notes.items() if applies]):
+            questions.add(problem.question)
+            problems.append(problem)
     return problems
+
+
+def _enter(problem: MathProblem, ledger: Ledger, notes: Iterable[str]) -> bool:
+    """Whether the problem is kept; the ledger is told its fate, with notes on a kept one."""
+    row_id = ledger.enter(problem.id, origin=problem.origin)
+    if not problem.answer:
+        ledger.drop(row_id, reason=UNANSWERED)
+        return False
+    for note in notes:
+        ledger.note(row_id, reason=note)
+    ledger.keep(row_id)
+    return True
 
 
 def _recognise(source: RowSource, given: Mapping[str, str]) -> dict[str, str]:
