@@ -5,12 +5,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help venv demo test parity lint format bench clean
+.PHONY: help venv demo test parity harness lint format bench clean
 
 help:
 	@echo "make demo    install into $(VENV), then build a model, train, evaluate and write a report"
 	@echo "make test    install into $(VENV), then run the tests"
 	@echo "make parity  compare every objective that TRL has with its running code (installs it)"
+	@echo "make harness compare our evaluation with lm-evaluation-harness (installs it)"
 	@echo "make lint    style, types and import directions"
 	@echo "make format  rewrite the code in the house style"
 	@echo "make bench   compare speed with TRL (installs it)"
@@ -33,6 +34,10 @@ test: $(INSTALLED)
 parity: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[bench]"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m parity -n 2 -q tests/parity
+
+harness: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[harness]"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/evals/test_harness.py
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
