@@ -73,3 +73,47 @@ def test_comparison_table_by_hand(compare):
     table = compare["table"](rows).splitlines()
     assert table[2] == f"| sft | 2 |{' 30.0 (20.0 to 40.0) |' * len(names)}"
     assert len(table) == 3
+
+
+@pytest.fixture(scope="module")
+def steps():
+    return runpy.run_path(str(RECIPES / "step_dpo" / "study.py"))
+
+
+def cell(arm, seed, accuracy, *, rate=1e-4):
+    rest = {"step_accuracy": 0.5, "margin": 0.1, "prefix_logp": 0.0, "chosen_logp": -1.0}
+    return {"arm": arm, "seed": seed, "learning_rate": rate, "accuracy": accuracy, **rest}
+
+
+def test_step_study_takes_the_rate_with_the_best_mean(steps):
+    rows = [
+        cell("dpo", 1000, 0.7, rate=1e-4), cell("dpo", 1001, 0.8, rate=1e-4),
+        cell("dpo", 1000, 0.9, rate=2e-4), cell("dpo", 1001, 0.5, rate=2e-4),
+        cell("step_dpo", 1000, 1.0, rate=3e-4),
+    ]  # fmt: skip
+    assert steps["best_rate"](rows, "dpo") == 1e-4
+
+
+def test_step_study_tables_by_hand(steps):
+    """Differences 1, 2 and 3 points: mean 2, standard error 0.577, t(2) = 4.303."""
+    rows = [
+        *(cell("base", s, 0.6) for s in range(3)),
+        *(cell("dpo", s, 0.7) for s in range(3)),
+        *(cell("step_dpo", s, 0.71 + 0.01 * s) for s in range(3)),
+    ]
+    text = steps["tables"](rows)
+    assert "| step_dpo | 0.0001 | 72.0 ± 0.6 |" in text
+    assert "| step_dpo minus dpo | +2.0 | -0.5 to +4.5 | 0.074 |" in text
+
+
+def test_the_terse_writer_is_right_in_a_form_the_model_never_writes(steps):
+    from prefopt.generate.base import Request, Sampling
+    from prefopt.worlds.arithmetic import ArithmeticWorld
+
+    world = ArithmeticWorld()
+    (problem,) = world.problems("test", 1)
+    prefix = world.solution(problem).split("Step 2:")[0] + "Step 2:"
+    writer = steps["Terse"](world, [problem])
+    (done,) = writer.generate([Request(f"{problem.id}/0", 0, problem.prompt, prefix)], Sampling())
+    assert done.text.startswith(f" {world.values(problem)[1]}\nStep 3: ")
+    assert world.grade(problem, prefix + done.text)

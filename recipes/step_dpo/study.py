@@ -10,7 +10,7 @@ one cell; started again, the script goes on where it stopped.
     DPO, corrected  the wrong solution against its own correction, both whole
     Step-DPO        the first wrong step against the corrected one
     ... other's     the same errors, corrected by the oracle in terse steps that the model never writes
-    ... random      a judge that points at a random step; ungraded: and corrections need not reach the right answer
+    ... random      a judge that points at a random step, and corrections that need not reach the right answer
 """
 
 from __future__ import annotations
@@ -54,7 +54,6 @@ METHODS = {
     "step_dpo": "step_dpo",
     "step_dpo, other's corrections": "step_dpo",
     "step_dpo, random judge": "step_dpo",
-    "step_dpo, random judge, ungraded": "step_dpo",
 }
 """Arm -> method."""
 COLUMNS = {
@@ -67,8 +66,6 @@ COLUMNS = {
 TUNING = 1000
 """First seed of the runs that choose learning rates."""
 MAX_NEW_TOKENS = 160
-BLIND = 36
-"""Problems sampled for each pair of the judge that points at random."""
 
 
 class Bench(NamedTuple):
@@ -197,12 +194,6 @@ def other_pairs(bench: Bench, seed: int, count: int) -> list[Preference]:
 
 
 def random_pairs(bench: Bench, seed: int, count: int) -> list[Preference]:
-    """Any step, and one from which the right answer was reached all the same: hardly any, so of many problems."""
-    many = bench.world.problems("preference", BLIND * count, seed=seed)
-    return build(bench, many, random_judge(seed), seed=seed, corrections=16).steps
-
-
-def ungraded_pairs(bench: Bench, seed: int, count: int) -> list[Preference]:
     """Any step, and any other one in its place; most attempts only repeat the step."""
     problems = bench.world.problems("preference", 20 * count, seed=seed)
     return build(bench, problems, random_judge(seed), seed=seed, graded=False).steps
@@ -427,7 +418,6 @@ PAIRS: Mapping[str, Callable[[Bench, int, int], list[Preference]]] = {
     "step_dpo": step_pairs,
     "step_dpo, other's corrections": other_pairs,
     "step_dpo, random judge": random_pairs,
-    "step_dpo, random judge, ungraded": ungraded_pairs,
 }
 CONTRASTS = (
     ("dpo", "base"),
@@ -435,8 +425,7 @@ CONTRASTS = (
     ("step_dpo", "dpo, corrected"),
     ("step_dpo", "step_dpo, other's corrections"),
     ("step_dpo", "step_dpo, random judge"),
-    ("step_dpo", "step_dpo, random judge, ungraded"),
-    ("step_dpo, random judge, ungraded", "base"),
+    ("step_dpo, random judge", "base"),
 )
 FORMATS: Mapping[str, Callable[[float], str]] = {
     "accuracy": lambda x: f"{100 * x:.1f}",
