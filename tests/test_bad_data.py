@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 
 from prefopt.errors import ConfigError, ModelError, PrefoptError, RecordError, StorageError
+from prefopt.label.labels import read_items
 from prefopt.ledger import Ledger
 from prefopt.methods.odpo import OdpoConfig, scored_pairs
 from prefopt.pack.prepare import PrepareSettings, prepare
-from prefopt.records import Pair
+from prefopt.records import Pair, Preference, Response, read_preferences, write_preferences
 from prefopt.runs.method import Paired
+from prefopt.text.problems import load_problems
 from prefopt.text.sources import load_preferences
 from tests.tiny import make_tokenizer
 
@@ -134,6 +136,21 @@ ERRORS: dict[str, tuple[str, str | bytes, type[PrefoptError], list[str]]] = {
     "broken json list": ("d.json", '[{"prompt": "q"},\n {"prompt": }]', RecordError,
         ["d.json:2: broken JSON at column 13", "repair the file there"]),
     "json list that never ends": ("d.json", '[{"prompt": "q"}\n', RecordError, ["d.json:2: broken JSON at column 1"]),
+    "half a surrogate pair": ("d.jsonl", lines(GOOD, {**GOOD, "chosen": "a \ud83d"}), RecordError,
+        ["d.jsonl:2: 'chosen' holds \\ud83d, half of a surrogate pair", "write the whole character, or remove"]),
+    "half a surrogate pair in a message": ("d.jsonl", lines({"messages": [ASK, {**SAY, "content": "\ude00"}]}),
+        RecordError, ["d.jsonl:1: 'messages[1].content' holds \\ude00, half"]),
+    "half a surrogate pair in a key": ("d.jsonl", lines(GOOD, {**GOOD, "\ud83d": 1}), RecordError,
+        ["d.jsonl:2: the name of a key holds \\ud83d, half"]),
+    "half a surrogate pair in a list": ("d.json", json.dumps([GOOD, {**GOOD, "chosen": "\ud83d\ud83d"}], indent=1),
+        RecordError, ["d.json:7: 'chosen' holds \\ud83d, half"]),
+    "half a surrogate pair of our own": ("d.jsonl", lines({**NATIVE, "meta": {"a": {"b": ["\udfff"]}}}), RecordError,
+        ["d.jsonl:1: 'meta.a.b[0]' holds \\udfff, half"]),
+    "half a surrogate pair in a cell": (
+        "d.csv", 'prompt,responses,scores\nq,"[""\\ud83d"", ""b""]","[1, 2]"\n', RecordError,
+        ["d.csv:2: 'responses[0]' holds \\ud83d, half"]),
+    "half a surrogate pair in tools": ("d.jsonl", lines({**GOOD, "tools": '["\\ud83d"]'}), RecordError,
+        ["d.jsonl:1: 'tools[0]' holds \\ud83d, half"]),
     "not utf-8": ("d.jsonl", b'{"prompt": "\xff"}', RecordError,
         ["d.jsonl: no UTF-8 text at byte 12; save the file as"]),
     "unreadable parquet": ("d.parquet", b"PAR1 nothing", RecordError,
@@ -153,6 +170,39 @@ def test_one_line_with_place_and_remedy(name: str, tmp_path: Path) -> None:
     message = str(caught.value)
     assert [part for part in parts if part not in message] == [], message
     assert "\n" not in message
+
+
+def test_whole_characters_may_be_written_as_escapes(tmp_path: Path) -> None:
+    """A surrogate pair is one character; an escaped backslash before `ud83d` is none."""
+    path = tmp_path / "d.jsonl"
+    path.write_text(lines({**GOOD, "chosen": "😀", "rejected": r"\ud83d"}))
+    assert r"\ud83d\ude00" in path.read_text()
+    (record,) = load_preferences(path, ledger=Ledger("x")).preferences
+    assert [r.text for r in record.responses] == ["😀", r"\ud83d"]
+
+
+@pytest.mark.parametrize("read", [load_problems, read_items, read_preferences])
+def test_half_a_surrogate_pair_is_refused_wherever_rows_are_read(read: Any, tmp_path: Path) -> None:
+    path = tmp_path / "d.jsonl"
+    row = {"id": "a", "question": "1 + \ud83d", "answer": "2", "text": "Step 1: 2"}
+    path.write_text(lines(row))
+    with pytest.raises(RecordError, match=r"d\.jsonl:1: 'question' holds \\ud83d, half") as error:
+        read(path)
+    assert "\n" not in str(error.value)
+
+
+def test_records_with_half_a_surrogate_pair_are_not_written(tmp_path: Path) -> None:
+    path = tmp_path / "d.jsonl"
+    good, bad = (
+        Preference(name, "q", (Response(text),)) for name, text in (("a", "😀"), ("b", "\udc00"))
+    )
+    write_preferences(path, [good])
+    before = path.read_bytes()
+    with pytest.raises(
+        RecordError, match=r"d\.jsonl: record 'b' cannot be written: .*\\udc00, half"
+    ):
+        write_preferences(path, [good, bad])
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 
 
 def test_missing_file_suggests_near_names(tmp_path: Path) -> None:

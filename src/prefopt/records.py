@@ -20,6 +20,7 @@ from prefopt.errors import RecordError, StorageError
 from prefopt.values import (
     JsonValue,
     describe,
+    encoded,
     read_flag,
     read_list,
     read_number,
@@ -28,6 +29,7 @@ from prefopt.values import (
     read_score,
     read_text,
     refuse,
+    refuse_lone_surrogates,
 )
 
 __all__ = [
@@ -330,7 +332,11 @@ def read_preferences(path: str | Path) -> list[Preference]:
 
 
 def parse_line(line: str, origin: str) -> dict[str, JsonValue]:
-    """The JSON object of one line; anything else raises `RecordError` with the column of the fault."""
+    """The JSON object of one line.
+
+    Raises:
+        RecordError: anything else, with the column of the fault, or a text that holds half of a surrogate pair.
+    """
     try:
         row: JsonValue = json.loads(line)
     except json.JSONDecodeError as error:
@@ -341,6 +347,7 @@ def parse_line(line: str, origin: str) -> dict[str, JsonValue]:
         raise RecordError(
             f"{origin}: the line is {describe(row)}; every line has to be one JSON object"
         )
+    refuse_lone_surrogates(row, origin, source=line)
     return row
 
 
@@ -351,13 +358,15 @@ def write_preferences(path: str | Path, preferences: Iterable[Preference]) -> No
 
     Raises:
         StorageError: the folder does not exist, is full or may not be written.
+        RecordError: a text holds half of a surrogate pair.
     """
     target = Path(path)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("w", encoding="utf-8", newline="\n") as file:
+        with temporary.open("wb") as file:
             for preference in preferences:
-                file.write(json.dumps(preference_to_json(preference), ensure_ascii=False) + "\n")
+                line = json.dumps(preference_to_json(preference), ensure_ascii=False) + "\n"
+                file.write(encoded(line, f"{target}: record {preference.id!r}"))
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(target)

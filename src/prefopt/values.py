@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import NoReturn, TypeAlias
 
 from prefopt.errors import RecordError
@@ -11,6 +12,8 @@ from prefopt.errors import RecordError
 JsonValue: TypeAlias = "bool | int | float | str | list[JsonValue] | dict[str, JsonValue] | None"
 
 _SHOWN = 40
+_LONE = re.compile("[\ud800-\udfff]")
+_ESCAPED = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def describe(value: JsonValue) -> str:
@@ -40,6 +43,74 @@ def quote(text: str) -> str:
 def refuse(value: JsonValue, name: str, origin: str, remedy: str) -> NoReturn:
     """Never returns: raises the one-line error `<origin>: '<name>' is <value>; <remedy>`."""
     raise RecordError(f"{origin}: '{name}' is {describe(value)}; {remedy}")
+
+
+def repaired(text: str) -> str:
+    """The text with U+FFFD for every lone surrogate: half of a character, which no file and no tokenizer can hold.
+
+    For what models and servers write; in files of users it is an error, see `refuse_lone_surrogates`.
+    """
+    return _LONE.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def refuse_lone_surrogates(value: JsonValue, origin: str, *, source: str, name: str = "") -> None:
+    """Nothing, if all texts of a value parsed from JSON are whole.
+
+    Args:
+        value: what was parsed.
+        origin: where it came from (`file:line`), for the error message.
+        source: the JSON text. It can only hold lone surrogates as escapes, so most texts need no further look.
+        name: of the column that holds the value; empty for a row.
+
+    Raises:
+        RecordError: a text holds half of a surrogate pair; the message names key and escape.
+    """
+    found = _find_lone(value, name) if _ESCAPED.search(source) else None
+    if found is not None:
+        place, lone = found
+        raise RecordError(
+            f"{origin}: {place} holds {_escape(lone)}, half of a surrogate pair, which is no character; write the "
+            "whole character, or remove the row"
+        )
+
+
+def _find_lone(value: JsonValue, name: str) -> tuple[str, str] | None:
+    """The first lone surrogate, after the words for where it is."""
+    match value:
+        case str():
+            lone = _LONE.search(value)
+            return None if lone is None else (f"'{name}'", lone.group())
+        case list():
+            inside = ((item, f"{name}[{i}]") for i, item in enumerate(value))
+        case dict():
+            lone = _LONE.search("".join(value))
+            if lone is not None:
+                return "the name of a key", lone.group()
+            inside = ((v, f"{name}.{k}" if name else k) for k, v in value.items())
+        case _:
+            return None
+    return next((found for v, n in inside if (found := _find_lone(v, n)) is not None), None)
+
+
+def _escape(lone: str) -> str:
+    return f"\\u{ord(lone):04x}"
+
+
+def encoded(text: str, where: str) -> bytes:
+    """The text in UTF-8.
+
+    Raises:
+        RecordError: it holds half of a surrogate pair; the message begins with `where`.
+    """
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        lone = _escape(text[error.start])
+        before = repaired(text[max(0, error.start - _SHOWN) : error.start])
+        raise RecordError(
+            f"{where} cannot be written: after {json.dumps(before, ensure_ascii=False)} it holds {lone}, half of a "
+            "surrogate pair, which is no character; remove it"
+        ) from error
 
 
 def read_text(value: JsonValue, name: str, origin: str) -> str:

@@ -1,5 +1,7 @@
 """Steps and known errors of responses: literal cases."""
 
+import json
+
 import pytest
 
 from prefopt.analysis.spans import (
@@ -13,7 +15,9 @@ from prefopt.analysis.spans import (
     split_parts,
 )
 from prefopt.errors import RecordError
+from prefopt.ledger import Ledger
 from prefopt.records import Pair, Preference, Response
+from prefopt.text.sources import load_preferences
 
 TEXT = "Step 1: 2 + 3 = 5.\nStep 2: 5 * 2 = 11.\nThe answer is 11."
 
@@ -145,7 +149,7 @@ def test_a_step_without_text():
     [
         ({"step": 3}, "f.jsonl:3: 'meta.step' is 3, but the response has steps 1 to 2"),
         ({"step": 0}, "'meta.step' is 0, but the response has steps 1 to 2"),
-        ({"step": "2"}, """'meta.step' is the text "2"; give a whole number"""),
+        ({"step": "second"}, """'meta.step' is the text "second"; give a whole number"""),
         ({"step": True}, "'meta.step' is true; give a whole number"),
         ({"step": [1]}, "'meta.step' is a list of 1 items; give 2, one per response"),
         ({"error_span": [3, 3]}, "'meta.error_span' is [3, 3], but the response has characters 0"),
@@ -166,3 +170,79 @@ def test_which_responses_are_rejected():
     assert preferred(unpaired) == ({0}, {1})
     assert preferred(Preference("s", "q", (Response("a"),))) == (set(), set())
     assert preferred(Preference("s", "q", (Response("a"),), meta={"step": 1})) == (set(), {0})
+
+
+@pytest.mark.parametrize(
+    ("name", "rows"),
+    [
+        ("d.jsonl", '{"prompt": "Q", "chosen": "right", "rejected": TEXT, "meta": {"step": 2}}'),
+        ("d.jsonl", '{"prompt": "Q", "chosen": "right", "rejected": TEXT, "step": 2}'),
+        ("d.jsonl", '{"id": "a", "prompt": "Q", "responses": [{"text": "right"}, {"text": TEXT}], '
+            '"pairs": [{"chosen": 0, "rejected": 1}], "meta": {"step": 2}}'),
+        ("d.csv", "prompt,chosen,rejected,step\nQ,right,TEXT,2"),
+        ("d.csv", 'prompt,chosen,rejected,meta\nQ,right,TEXT,"{""step"": 2}"'),
+        ("d.csv", 'prompt,chosen,rejected,error_span\nQ,right,TEXT,"[26, 56]"'),
+    ],
+)  # fmt: skip
+def test_the_annotation_in_files(name, rows, tmp_path):
+    path = tmp_path / name
+    text = json.dumps(TEXT) if name == "d.jsonl" else f'"{TEXT}"'
+    path.write_text(rows.replace("TEXT", text) + "\n")
+    (record,) = load_preferences(path, ledger=Ledger("x")).preferences
+    span = locate_error(record, 1, split_parts("", TEXT, len(TEXT))).span
+    assert span is not None
+    assert TEXT[span.start : span.end] == " 5 * 2 = 11.\nThe answer is 11."
+
+
+@pytest.mark.parametrize(
+    ("meta", "span"),
+    [
+        ({"step": 2}, "step"),
+        ({"meta": {"step": 2}}, "step"),
+        ({"meta": '{"step": 2}'}, "step"),
+        ({"step": "2"}, "step"),
+        ({"step": "", "meta": {"step": 2}}, "step"),
+        ({"step": 2, "meta": {"step": 1}}, "step"),
+        ({"meta": {"step": 1, "error_span": [27, 37]}}, "span"),
+        ({"error_span": "[27, 37]"}, "span"),
+        ({"step": 1, "meta": {"error_span": [27, 37]}}, "span"),
+        ({"step": "[null, 2]"}, "step"),
+        ({"meta": "remarks"}, None),
+        ({"meta": {"steps": 2}}, None),
+        ({"meta": [2]}, None),
+        ({"step": ""}, None),
+    ],
+)
+def test_where_the_annotation_may_stand(meta, span):
+    """In the record's own meta, in a column of that name as object or JSON text, or as the text of a table's cell."""
+    record = Preference("r", "Q", (Response("right"), Response(TEXT)), (Pair(0, 1),), meta=meta)
+    found = locate_error(record, 1, split_parts("", TEXT, len(TEXT)))
+    if span is None:
+        assert found == (None, NO_ANNOTATION)
+    else:
+        assert found.span is not None
+        expected = {"step": " 5 * 2 = 11.\nThe answer is 11.", "span": "5 * 2 = 11"}[span]
+        assert TEXT[found.span.start : found.span.end] == expected
+
+
+def test_a_single_response_is_rejected_where_a_column_meta_says_what_is_wrong():
+    record = Preference("r", "Q", (Response(TEXT),), meta={"meta": {"step": 2}})
+    assert preferred(record) == (frozenset(), frozenset({0}))
+    assert (
+        preferred(Preference("r", "Q", (Response(TEXT),), meta={"meta": {"a": 2}}))[1]
+        == frozenset()
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("two", 'the text "two"; give a whole number'),
+        ("2.5", "the number 2.5; give a whole number"),
+    ],
+)
+def test_a_cell_that_names_no_step_is_one_line(value, message):
+    record = Preference("r", "Q", (Response(TEXT), Response(TEXT + " ")), (Pair(0, 1),),
+                        meta={"step": value}, origin="d.csv:2")  # fmt: skip
+    with pytest.raises(RecordError, match=f"d.csv:2: 'meta.step' is {message}"):
+        locate_error(record, 1, split_parts("", TEXT, len(TEXT)))

@@ -19,6 +19,7 @@ from prefopt.build.cuts import (
 )
 from prefopt.build.label_noise import label_noise
 from prefopt.build.mixing import combine, limit_tails
+from prefopt.text.blocks import Block, cut_points, parse_blocks, serialise
 from tests.build.scripted import Task
 
 PARTS = ("a\n", "b\n", "c\n", "d\n", "e")
@@ -100,6 +101,44 @@ def test_cut_points_of_the_first_correct_solution() -> None:
     drawn = {cuts(cut="random", seed=seed)[0] for seed in range(40)}
     assert drawn == {1, 2, 3, 4}
     assert cuts(cut="random", seed=3) == cuts(cut="random", seed=3)
+
+
+CODE_BLOCKS = (
+    Block("text", "So"),
+    Block("code", "print(1)"),
+    Block("execution", "1"),
+    Block("text", "1"),
+)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "expected"),
+    [
+        (CODE_BLOCKS[3:], [0]),
+        (CODE_BLOCKS[:1] + CODE_BLOCKS[3:], [0]),
+        (CODE_BLOCKS[:3], [0, 1]),
+        (CODE_BLOCKS, [0, 1]),
+        ((*CODE_BLOCKS[:3], *CODE_BLOCKS), [0, 1, 3, 4]),
+    ],
+)
+def test_p2_short_solutions_with_code_are_written_anew_as_a_whole_only(
+    blocks: Sequence[Block], expected: list[int]
+) -> None:
+    """One or two blocks: nothing to keep. text, code, execution: the text; never code without its output."""
+    source = Solution(0, tuple(serialise([block]) for block in blocks), kind="blocks")
+    right = {"q": Solutions([source], [])}
+
+    def starts(solution: Solution) -> list[int]:
+        return cut_points(parse_blocks("".join(solution.parts)).blocks)
+
+    counts = Counter[str]()
+    settings = ControlSettings(start_zero="controlled")
+    cuts = find_cuts([task("q")], right, starts, settings, counts)
+    assert [c.start for c in cuts] == expected
+    assert [c.front for c in cuts] == [serialise(blocks[:start]) for start in expected]
+    assert counts["correct solutions too short to cut"] == (expected == [0])
+    without = find_cuts([task("q")], right, starts, ControlSettings(), counts)
+    assert [c.start for c in without] == expected[1:]
 
 
 def test_whole_solutions_written_anew_are_dropped_controlled_or_naive() -> None:

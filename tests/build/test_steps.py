@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
 from prefopt.build.grading import one_by_one
 from prefopt.build.released import released_rows
-from prefopt.build.rules import CORRECTED, OFFICIAL
+from prefopt.build.rules import CORRECTED, OFFICIAL, StepRules
 from prefopt.build.steps import StepSettings, build_step_pairs, problem_id
 from prefopt.generate.base import Completion, Request, Sampling
 from prefopt.generate.journal import Journal
@@ -39,16 +39,20 @@ class Scripted:
     identity = "scripted"
 
     def __init__(
-        self, texts: dict[tuple[str, int], str], cut: frozenset[str] = frozenset()
+        self,
+        texts: dict[tuple[str, int], str],
+        cut: frozenset[str] = frozenset(),
+        refused: frozenset[str] = frozenset(),
     ) -> None:
-        self.texts, self.cut = texts, cut
+        self.texts, self.cut, self.refused = texts, cut, refused
         self.asked: list[Request] = []
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Completion]:
         for r in requests:
             self.asked.append(r)
             text = self.texts[r.id, r.sample]
-            yield Completion(r.id, r.sample, text, "length" if text in self.cut else "stop", 1)
+            reason = "error" if text in self.refused else "length" if text in self.cut else "stop"
+            yield Completion(r.id, r.sample, text, reason, 1)
 
 
 def is_correct(task: Problem, text: str) -> bool:
@@ -222,6 +226,20 @@ def test_the_limit_per_problem_and_its_published_form() -> None:
     assert published.counts["errors beyond the limit per problem"] == 1
 
 
+def test_an_error_that_cannot_be_placed_uses_up_the_published_limit() -> None:
+    """B3: there the limit counts what was judged; here it counts what was placed."""
+    texts = {("t", i): "no steps" for i in range(2)} | {("t", i): MIDDLE for i in range(2, 4)}
+    texts |= {(f"t/{i}", 0): " 3 + 3 = 6\nThe answer is 6" for i in range(4)}
+    ours, _ = build(texts, samples=4, corrections=1)
+    assert [r.id for r in ours.steps] == ["t/2"]
+    assert ours.counts["errors placed at a step that is not there"] == 2
+    assert ours.counts["errors beyond the limit per problem"] == 1
+    published, _ = build(texts, samples=4, corrections=1, rules=OFFICIAL)
+    assert published.steps == []
+    assert published.counts["errors placed at a step that is not there"] == 2
+    assert published.counts["errors beyond the limit per problem"] == 2
+
+
 def test_equal_steps_are_kept_by_the_published_rules() -> None:
     """B6: loss ln 2 and no gradient; a right answer reached through the very same step."""
     texts = {("t", 0): MIDDLE, ("t/0", 0): " 3 + 3 = 7\nStep 3: 7 - 1 = 6\nThe answer is 6"}
@@ -254,6 +272,61 @@ def test_cut_solutions_are_wrong_only_by_the_published_rules() -> None:
         assert len(data.steps) == pairs
 
 
+@pytest.mark.parametrize("rules", [CORRECTED, OFFICIAL])
+def test_what_a_server_refuses_is_no_solution(rules: StepRules) -> None:
+    """Neither a right nor a wrong one, whatever its words are."""
+    texts = {("t", 0): MIDDLE, ("t", 1): MIDDLE + " "}
+    generator = Scripted(
+        {**texts, ("t/1", 0): " 3 + 3 = 6\nThe answer is 6"}, refused=frozenset({MIDDLE})
+    )
+    data = build_step_pairs(
+        [TASK], generator, grade=GRADE, locator=SECOND,
+        settings=StepSettings(samples=2, corrections=1, rules=rules),
+    )  # fmt: skip
+    assert data.counts["solutions refused by the server"] == 1
+    assert data.counts["solutions cut at the token limit"] == 0
+    assert (data.counts["solutions wrong"], [r.id for r in data.steps]) == (1, ["t/1"])
+    assert [s.id for s, _ in data.judged] == ["t/1"]
+
+
+@pytest.mark.parametrize("rules", [CORRECTED, OFFICIAL])
+def test_corrections_that_did_not_end_are_not_accepted(rules: StepRules) -> None:
+    """Even where their text has the right answer."""
+    cut, refused = " 3 + 3 = 6.\nThe answer is 6", " 3+3=6\nThe answer is 6"
+    whole = " 3 and 3 make 6\nThe answer is 6"
+    texts = {("t", 0): MIDDLE, ("t/0", 0): cut, ("t/0", 1): refused, ("t/0", 2): whole}
+    data = build_step_pairs(
+        [TASK], Scripted(texts, frozenset({cut}), frozenset({refused})), grade=GRADE,
+        locator=SECOND, settings=StepSettings(samples=1, corrections=3, rules=rules),
+    )  # fmt: skip
+    assert data.counts["corrections cut or refused"] == 2
+    assert (data.counts["corrections sampled"], data.counts["corrections right"]) == (3, 1)
+    assert [r.text for r in data.steps[0].responses[1:]] == [CORRECTED.take(whole, 2)]
+
+
+def test_a_wrong_step_without_text_makes_no_pair() -> None:
+    empty = "Step 1: 1 + 2 = 3\nStep 2:  \nStep 3: so 7\nThe answer is 7"
+    data, generator = build({("t", 0): empty}, corrections=1)
+    assert data.steps == data.solutions == []
+    assert data.counts["errors placed at an empty step"] == 1
+    assert data.counts["errors located"] == 0
+    assert len(generator.asked) == 1, "nothing is sampled to correct it"
+
+
+def test_a_corrected_step_without_text_makes_no_pair() -> None:
+    texts = {
+        ("t", 0): MIDDLE,
+        ("t/0", 0): " \nStep 3: 3 + 3 = 6\nThe answer is 6",
+        ("t/0", 1): " 3 + 3 = 6\nThe answer is 6",
+    }
+    data, _ = build(texts, corrections=2)
+    assert [r.text for r in data.steps[0].responses[1:]] == [" 3 + 3 = 6\nThe answer is 6"]
+    assert data.counts["corrections with an empty step"] == 1
+    assert data.counts["corrections right"] == 2
+    data, _ = build(texts, corrections=1)
+    assert data.steps == [] and data.counts["pairs"] == 0
+
+
 @pytest.mark.parametrize(
     ("first_step", "prefix", "rejected", "ends"),
     [
@@ -278,10 +351,23 @@ def test_an_error_in_the_first_step(first_step, prefix, rejected, ends) -> None:
 
 @pytest.mark.parametrize("text", ["The answer is 7", "1 + 2 + 3 = 7. The answer is 7"])
 def test_solutions_without_step_markers_make_no_pair(text: str) -> None:
-    """P3, and P5 for a step beyond the last one."""
+    """P3."""
     data, _ = build({("t", 0): text}, corrections=0)
     assert data.steps == data.solutions == []
     assert data.counts["errors placed at a step that is not there"] == 1
+
+
+@pytest.mark.parametrize("rules", [CORRECTED, OFFICIAL])
+def test_a_verdict_beyond_the_last_step_makes_no_pair(rules: StepRules) -> None:
+    """P5: two steps, placed at the fifth."""
+    generator = Scripted({("t", 0): WRONG})
+    data = build_step_pairs(
+        [TASK], generator, grade=GRADE, locator=OracleLocator(lambda _: 5),
+        settings=StepSettings(samples=1, corrections=1, rules=rules),
+    )  # fmt: skip
+    assert data.steps == data.solutions == []
+    assert data.counts["errors placed at a step that is not there"] == 1
+    assert len(generator.asked) == 1
 
 
 def test_corrections_that_are_right_through_a_wrong_step_can_be_left_out() -> None:
@@ -307,6 +393,61 @@ def test_corrections_that_are_right_through_a_wrong_step_can_be_left_out() -> No
     assert steps(check=True) == [" 3 + 3 = 6\nThe answer is 6"]
 
 
+def test_a_later_error_does_not_count_against_a_corrected_step() -> None:
+    """B7: the pair trains the corrected step alone; its successors are not in it."""
+    later = " 3 + 3 = 6\nStep 3: 6 + 1 = 8\nThe answer is 6"
+    first = "Step 1: 1 + 2 = 4\nStep 2: 3 + 3 = 7\nStep 3: 7 = 7\nThe answer is 7"
+
+    def kept(wrong: str, number: int, **checked: int) -> list[str]:
+        def first_wrong(solution: WrongSolution) -> int | None:
+            return checked["at"] if solution.text.endswith(later) else number
+
+        data = build_step_pairs(
+            [TASK], Scripted({("t", 0): wrong, ("t/0", 0): later}), grade=GRADE,
+            locator=OracleLocator(first_wrong),
+            settings=StepSettings(samples=1, corrections=1, check_chosen=True),
+        )  # fmt: skip
+        assert data.counts["corrections right through a wrong step"] == (not data.steps)
+        return [r.text for s in data.steps for r in s.responses[1:]]
+
+    assert kept(MIDDLE, 2, at=3) == [" 3 + 3 = 6"]
+    assert kept(MIDDLE, 2, at=2) == []
+    assert kept(first, 2, at=1) == [], "an error before the corrected step"
+
+
+class Checking:
+    """A judge that places every error at step 2 and has one verdict for every correction."""
+
+    name = "checking"
+
+    def __init__(self, verdict: Any) -> None:
+        self.verdict = verdict
+        self.asked: list[str] = []
+
+    def locate(self, solutions, *, journal=None, progress=None, right=False):
+        self.asked += [s.text for s in solutions]
+        return [
+            Location(None, self.verdict) if s.text.endswith("6") else Location(2, "found")
+            for s in solutions
+        ]
+
+
+@pytest.mark.parametrize(
+    ("verdict", "kept"), [("missing", 0), ("failed", 0), ("undecided", 0), ("none", 1)]
+)
+def test_without_a_verdict_a_checked_correction_is_left_out(verdict: str, kept: int) -> None:
+    texts = {("t", 0): MIDDLE, ("t/0", 0): " 3 + 3 = 6\nThe answer is 6"}
+    judge = Checking(verdict)
+    data = build_step_pairs(
+        [TASK], Scripted(texts), grade=GRADE, locator=judge,
+        settings=StepSettings(samples=1, corrections=1, check_chosen=True),
+    )  # fmt: skip
+    assert judge.asked == [MIDDLE, "Step 1: 1 + 2 = 3\nStep 2: 3 + 3 = 6\nThe answer is 6"]
+    assert len(data.steps) == len(data.solutions) == kept
+    assert data.counts["corrections without a verdict on the step"] == 1 - kept
+    assert data.counts["corrections right"] == 1
+
+
 class Waiting:
     """A judge that places every solution but those that still wait for a person."""
 
@@ -315,7 +456,7 @@ class Waiting:
     def __init__(self, *waiting: str) -> None:
         self.waiting = waiting
 
-    def locate(self, solutions, *, journal=None, progress=None):
+    def locate(self, solutions, *, journal=None, progress=None, right=False):
         return [
             Location(None, "missing") if s.id in self.waiting else Location(2, "found")
             for s in solutions
@@ -336,7 +477,7 @@ def test_a_solution_that_waits_for_its_verdict_keeps_its_place() -> None:
     before, after = run("t/0"), run()
     assert ([r.id for r in before.steps], before.awaited) == (["t/1"], 1)
     assert ([r.id for r in after.steps], after.awaited) == (["t/0", "t/1"], 0)
-    assert before.counts["errors without a verdict"] == 1
+    assert before.counts["errors without a verdict yet"] == 1
 
 
 def test_a_solution_without_a_wrong_step_makes_room_for_the_next() -> None:

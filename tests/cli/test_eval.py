@@ -41,13 +41,37 @@ def test_table_and_files(folder, tmp_path, capsys):
     # The same command generates nothing again; another length uses other rows.
     with Journal(tmp_path / "out" / "evaluation.sqlite") as journal:
         assert journal.count() == 6
-    assert command(folder, *words, "--against", out) == 0
-    assert "model against model: +0.0 points" in capsys.readouterr().out
+    assert command(folder, *words) == 0
     with Journal(tmp_path / "out" / "evaluation.sqlite") as journal:
         assert journal.count() == 6
-    assert command(folder, *words[:2], "--max-new-tokens", "5", *words[4:]) == 0
+    other = (*words[:2], "--max-new-tokens", "5", *words[4:])
+    capsys.readouterr()
+    assert command(folder, *other) == 2
+    error = capsys.readouterr().err
+    assert f"error: {out}: holds an evaluation of model on sums with other settings" in error
+    assert "(then / now: max_new_tokens 4 / 5); give this one a folder of its own" in error
+    assert json.loads((tmp_path / "out" / "evaluation.json").read_text()) == facts
+    assert command(folder, *other, "--overwrite") == 0
+    assert f"{out}: replaces an evaluation of model on sums with" in capsys.readouterr().err
     with Journal(tmp_path / "out" / "evaluation.sqlite") as journal:
         assert journal.count() == 12
+    again = ("--output", str(tmp_path / "again"), *words[2:], "--against", out)
+    assert command(folder, *again) == 0
+    shown = capsys.readouterr().out
+    assert f"model in {tmp_path / 'again'} against that in {out}: +0.0 points" in shown
+    assert "not evaluated alike (then / now): max_new_tokens 5 / 4" in shown
+
+
+@pytest.mark.slow
+def test_what_cannot_be_compared_is_said_before_anything_is_written(folder, tmp_path, capsys):
+    words = ("--max-new-tokens", "2", "--grader", "scdpo", "--device", "cpu")
+    assert command(folder, "--output", str(tmp_path / "few"), "--limit", "2", *words) == 0
+    capsys.readouterr()
+    against = ("--against", str(tmp_path / "few"))
+    assert command(folder, "--output", str(tmp_path / "all"), *words, *against) == 2
+    error = capsys.readouterr().err
+    assert f"{tmp_path / 'few'} and {folder / 'sums.jsonl'} share 2 of their 2 and 6" in error
+    assert not (tmp_path / "all").exists()
 
 
 @pytest.mark.slow
@@ -72,6 +96,9 @@ def test_a_run_folder_gets_its_own_results(folder, tmp_path):
         (["model", "sums.jsonl", "--style", "alpacca"], "did you mean 'alpaca'?"),
         (["model", "sums.jsonl", "--limit", "0"], "limit is 0"),
         (["model", "sums.jsonl", "--endpoint", "chat"], "--endpoint belongs to --server URL"),
+        (["model", "sums.jsonl", "--patience", "9"], "--patience belongs to --server URL"),
+        (["model", "--harness", "gsm8k", "--grader", "scdpo"], "--grader means nothing to --har"),
+        (["model", "--harness", "gsm8k", "--column", "a=b"], "--column means nothing to --harn"),
         (["model", "sums.jsonl", "--unsafe-local-execution"], "so it needs --code"),
         (["model", "sums.jsonl", "--num-fewshot", "2"], "--num-fewshot belongs to --harness"),
         (["model", "sums.jsonl", "--harness", "gsm8k"], "means nothing to --harness"),

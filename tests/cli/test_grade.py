@@ -84,9 +84,28 @@ def test_other_mistakes(tmp_path, capsys):
     assert "seconds is 0" in capsys.readouterr().err
 
 
-def test_half_a_character_stays_as_it_was(tmp_path):
-    row = {"problem": "p", "answer": "5", "output": "The answer is 5. \ud83d"}
-    write(tmp_path / "in.jsonl", [row])
-    arguments = [str(tmp_path / "in.jsonl"), "--output", str(tmp_path / "out.jsonl")]
-    assert main(["grade", *arguments, "--workers", "1"]) == 0
-    assert read(tmp_path / "out.jsonl")[0]["output"] == row["output"]
+def test_half_a_character_is_one_error(tmp_path, capsys):
+    write(tmp_path / "in.jsonl", [{"answer": "5", "output": "The answer is 5. \ud83d"}])
+    out = tmp_path / "out.jsonl"
+    assert main(["grade", str(tmp_path / "in.jsonl"), "--output", str(out)]) == 2
+    assert "in.jsonl:1: 'output' holds \\ud83d" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_unreadable_golds_are_told_and_left_out(tmp_path, capsys):
+    rows = [
+        {"answer": "", "output": "5"},
+        {"answer": [1, 2], "output": "\\boxed{2, 1}"},
+        {"answer": "5", "output": "6"},
+    ]
+    write(tmp_path / "in.jsonl", rows)
+    out = tmp_path / "out.jsonl"
+    for grader in ("math-verify", "step_dpo", "scdpo"):
+        arguments = [str(tmp_path / "in.jsonl"), "--output", str(out), "--grader", grader]
+        assert main(["grade", *arguments, "--workers", "1"]) == 0
+        printed = capsys.readouterr().out
+        assert "warning: 1 row has an answer that cannot be read (empty?)" in printed
+        assert "of 2)" in printed
+        assert (read(out)[0]["correct"], read(out)[0]["reason"]) == (False, "unreadable gold")
+        if grader == "math-verify":
+            assert read(out)[1]["correct"] is True

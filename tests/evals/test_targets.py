@@ -139,6 +139,7 @@ def test_what_a_server_refuses_counts_as_wrong_and_is_asked_again(
         (["--batch-size", "8"], "--batch-size is about a model in this process"),
         (["--code", "--style", "alpaca"], "with --code use --style scdpo or scdpo-system"),
         (["--server", "localhost:8000"], "base_url is 'localhost:8000'; give an address"),
+        (["--patience", "0"], "patience is 0.0; use more than 0 seconds"),
         (["--code"], "record 'sums-1': the server does not say which stop string ended a text"),
     ],
 )
@@ -152,6 +153,46 @@ def test_mistakes_with_servers_are_one_line(
         assert evaluate("tiny", sums(tmp_path, 1), tmp_path / "out", *url, *words) == 2
     error = capsys.readouterr().err
     assert message in error and error.startswith("error: ") and error.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_a_server_that_is_not_there_is_said_within_ten_seconds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    began = time.monotonic()
+    words = ("--server", "http://127.0.0.1:1/v1", "--patience", "600")
+    assert evaluate("tiny", sums(tmp_path, 3), tmp_path / "out", *words) == 2
+    assert time.monotonic() - began < 20, "10 s, and what a slow machine needs beside them"
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: http://127.0.0.1:1/v1/chat/completions: no connection")
+    assert "no answer ever; start the server" in error
+    assert not (tmp_path / "out" / "evaluation.json").exists()
+
+
+@pytest.mark.slow
+def test_a_better_number_of_the_same_settings_takes_the_place_of_the_old_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refused: list[str] = []
+
+    def refuse_once(number: int, path: str, body: Body) -> Answer | Body:
+        asked = body["messages"][0]["content"]
+        if "What is 0 " in asked and not refused:
+            refused.append(asked)
+            return Answer(400, "no room")
+        return reply(number, path, body)
+
+    file = sums(tmp_path, 2)
+    with FakeServer(refuse_once) as server:
+        words = ("--server", server.url)
+        assert evaluate("tiny", file, tmp_path / "out", *words) == 0
+        before = read_json(tmp_path / "out" / "evaluation.json")
+        assert evaluate("tiny", file, tmp_path / "out", *words) == 0
+        assert evaluate("other", file, tmp_path / "out", *words) == 2
+    said = capsys.readouterr()
+    assert (before["failed"], before["correct"], before["total"]) == (1, 0, 2)
+    assert "sums: replaces 0/2" in said.out and "1/2" in said.out
+    assert f"model tiny at {server.url} / other at {server.url}" in said.err
 
 
 def start_and_kill(words: list[str], output: Path, *, at: int) -> list[tuple[Any, ...]]:

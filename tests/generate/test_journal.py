@@ -273,3 +273,23 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
         Journal(tmp_path / "file" / "j.sqlite")
     with pytest.raises(StorageError, match="cannot open the journal"):
         Journal(tmp_path)
+
+
+class Surrogates(Digester):
+    """Writes half of a surrogate pair into every text, and refuses the last request."""
+
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Completion]:
+        *written, refused = super().generate(requests, sampling)
+        for completion in written:
+            yield completion._replace(text="a\ud83d😀\udc00")
+        yield refused._replace(text="no \ud83d", finish_reason="error")
+
+
+def test_lone_surrogates_are_replaced_alike_in_memory_and_in_the_file(tmp_path):
+    generator, texts = Surrogates(), ["no \ufffd", "a\ufffd😀\ufffd", "a\ufffd😀\ufffd"]
+    assert [c.text for c in complete(generator, requests(3), Sampling())] == texts
+    with Journal(tmp_path / "j.sqlite") as journal:
+        assert [c.text for c in complete(generator, requests(3), Sampling(), journal)] == texts
+    with Journal(tmp_path / "j.sqlite") as journal:
+        held = complete(Digester(), requests(3)[1:], Sampling(), journal)
+    assert [c.text for c in held] == texts[1:]

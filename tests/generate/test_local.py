@@ -2,7 +2,7 @@
 
 import random
 from collections import Counter
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from prefopt.errors import ConfigError, ModelError, NonFiniteError, RecordError
 from prefopt.generate.base import Request, Sampling
+from prefopt.generate.journal import Journal, complete
 from prefopt.generate.local import LocalGenerator
 from prefopt.models.lora import LoraSettings, add_lora
 from prefopt.records import Message
@@ -176,6 +177,25 @@ def test_the_model_s_context_is_never_exceeded(tmp_path):
         RecordError, match=r"record 'long': the prompt has \d+ tokens, .*context of 32"
     ):
         list(generator.generate([Request("long", 0, "zq " * 40)], Sampling()))
+
+
+def test_prompts_that_fill_the_context_can_be_refused_while_the_others_go_on(tmp_path):
+    model, tokenizer = load(make_model_folder(tmp_path / "m", "gpt2", max_position_embeddings=32))
+    requests = [Request("long", 0, "zq " * 40), Request("short", 0, "a b")]
+    sampling = Sampling(max_new_tokens=4)
+    generator = LocalGenerator(model, tokenizer, overlong="refuse")
+    with Journal(tmp_path / "j.sqlite") as journal:
+        long, short = complete(generator, requests, sampling, journal)
+        assert journal.count() == 1, "a refusal is no completion"
+    assert (long.finish_reason, long.tokens) == ("error", 0)
+    tokens = len(tokenizer("zq " * 40).input_ids)
+    assert long.text == (
+        f"the prompt has {tokens} tokens, which leaves no room in the model's context of 32"
+    )
+    assert short == next(LocalGenerator(model, tokenizer).generate(requests[1:], sampling))
+    assert list(generator.generate(requests[:1], sampling)) == [long]
+    with pytest.raises(ConfigError, match="overlong is 'skip'; use error or refuse"):
+        LocalGenerator(model, tokenizer, overlong=cast("Any", "skip"))
 
 
 def test_leading_spaces_survive_decoders_that_strip_them(tmp_path):

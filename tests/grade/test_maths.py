@@ -51,6 +51,16 @@ def test_what_people_reject(grader):
         ("Factor $x^2-1$.", "(x-1)(x+1)", "\\boxed{(x+1)(x-1)}", True),
         ("Expand $(x-1)(x+1)$.", "x^2-1", "\\boxed{(x-1)(x+1)}", False),
         ("Simplify.", "x^2-1", "\\boxed{(x-1)(x+1)}", True),
+        ("How many dozens of eggs does she need?", "2", "The answer is 2 dozen.", True),
+        ("How many dozens of eggs does she need?", "2", "The answer is two dozen eggs.", True),
+        ("How many dozens of eggs?", "2", "The answer is 24.", False),
+        ("What is it in millions of dollars?", "5", "The answer is 5 million dollars.", True),
+        ("How many eggs?", "2", "The answer is 2 dozen.", False),
+        ("How many eggs?", "24", "The answer is 2 dozen.", True),
+        ("It totals $32 million. How much is left?", "4", "The answer is $4 million.", True),
+        ("It totals $32 million. How much is left?", "4000000", "The answer is $4 million.", True),
+        ("How much is left?", "4", "The answer is $4 million.", False),
+        ("What is the least number?", "5", "The answer is at least 5.", True),
     ],
 )
 def test_the_problem_decides_about_the_form(grader, problem, gold, output, expected):

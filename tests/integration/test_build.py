@@ -114,9 +114,12 @@ def test_people_as_judges(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     """Build, label what waits, build again: nothing is sampled twice."""
     with FakeServer(script) as server:
         path = recipe(tmp_path, server.url, by="labels")
-        assert main(["build", str(path)]) == 2
-        assert "prefopt label" in capsys.readouterr().err
+        assert main(["build", str(path)]) == 0
         errors = tmp_path / "data" / "errors.jsonl"
+        said = capsys.readouterr()
+        assert "3 wrong solutions have no verdict yet: label them with `prefopt label" in said.err
+        assert said.out.strip() == str(errors)
+        assert not (tmp_path / "data" / "pairs.jsonl").exists()
         assert [row["verdict"] for row in read_rows(errors)] == ["missing"] * 3
         typed = subprocess.run(
             [sys.executable, "-m", "prefopt", "label", str(errors), "--annotator", "a"],
@@ -180,3 +183,74 @@ def test_a_server_that_is_not_there_is_one_line(
     assert main(["build", str(path)]) == 2
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert "127.0.0.1:1" in last
+
+
+def changed(path: Path, **keys: Any) -> Path:
+    """The recipe with other keys in its section `build`."""
+    lines = dict(line.split(": ", 1) for line in path.read_text().splitlines())
+    lines["build"] = json.dumps({**json.loads(lines["build"]), **keys})
+    other = path.with_name("changed.yaml")
+    other.write_text("".join(f"{k}: {v}\n" for k, v in lines.items()))
+    return other
+
+
+def test_held_out_problems_are_in_no_file_to_train_on(tmp_path: Path) -> None:
+    """And other settings than those of the build have to be built before they are trained on."""
+    with FakeServer(script) as server:
+        path = recipe(tmp_path, server.url)
+        assert main(["build", str(path)]) == 0
+        other = changed(path, held_out=0.5, measure_reference=False)
+        assert main(["train", str(other)]) == 2
+        assert not (tmp_path / "run" / "model").exists()
+        asked = len(server.asked)
+        assert main(["build", str(other)]) == 0
+        assert len(server.asked) == asked, "which problems are held out changes no text"
+    data = tmp_path / "data"
+    kept, held = (
+        {str(r.meta["problem"]) for r in read_preferences(data / name)}
+        for name in ("pairs.jsonl", "held-out.jsonl")
+    )
+    # By b2sum -l 64 of p0, p2 and p4: they lie at 0.95, 0.27 and 0.20 of all digests.
+    assert (kept, held) == ({"p0"}, {"p2", "p4"})
+    assert {str(r.meta["problem"]) for r in read_preferences(data / "solutions.jsonl")} == kept
+    questions = {row["prompt"] for row in read_rows(data / "released.jsonl")}
+    assert questions == {f"What is {p[1:]} + 2 + 3?" for p in kept}
+    assert main(["train", str(other), f"eval_file={data / 'held-out.jsonl'}"]) == 0
+
+
+def test_half_characters_of_a_server_are_replaced(tmp_path: Path) -> None:
+    """In solutions, verdicts and corrections; journal and files hold the same, and a second build asks for nothing."""
+
+    def broken(number: int, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        answer = script(number, path, body)
+        message = answer["choices"][0]["message"]
+        message["content"] = "\ud83d" + message["content"]
+        return answer
+
+    with FakeServer(broken) as server:
+        path = recipe(tmp_path, server.url)
+        assert main(["build", str(path)]) == 0
+        asked = len(server.asked)
+        pairs = (tmp_path / "data" / "pairs.jsonl").read_bytes()
+        assert main(["build", str(path)]) == 0
+        assert len(server.asked) == asked
+    assert (tmp_path / "data" / "pairs.jsonl").read_bytes() == pairs
+    (record, *_) = read_preferences(tmp_path / "data" / "pairs.jsonl")
+    assert (
+        record.prefix
+        == "Let's think step by step.\nStep 1:\N{REPLACEMENT CHARACTER} 0 + 2 = 2\nStep 2:"
+    )
+    assert record.responses[1].text.startswith("\N{REPLACEMENT CHARACTER} 2 ")
+    remarks = [row["remark"] for row in read_rows(tmp_path / "data" / "errors.jsonl")]
+    assert len(remarks) == 3 and all("\N{REPLACEMENT CHARACTER}It" in remark for remark in remarks)
+
+
+def test_half_a_character_in_the_problems_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = recipe(tmp_path, "http://127.0.0.1:1/v1")
+    (tmp_path / "problems.jsonl").write_text('{"question": "1 + 1", "answer": "2"}\n'
+        '{"question": "1 + \\ud83d", "answer": "2"}\n')  # fmt: skip
+    assert main(["build", str(path)]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "problems.jsonl:2: 'question' holds \\ud83d, half of a surrogate pair" in line

@@ -51,12 +51,18 @@ def test_every_verdict(labels):
     assert found == [
         Location(None, "missing", "not labelled yet"),
         Location(None, "missing", "labelled for another text of this id"),
-        Location(None, "missing", "skipped"),
-        Location(None, "missing", "unclear: what is asked?"),
+        Location(None, "undecided", "skipped"),
+        Location(None, "undecided", "unclear: what is asked?"),
         Location(None, "none", ""),
         Location(2, "found", "5 * 2 = 10"),
     ]
     assert seen == [(n, 6) for n in range(1, 7)]
+
+
+def test_right_solutions_are_nothing_that_people_were_asked_about(labels):
+    found = HumanLocator(labels).locate([solution("found"), solution("new")], right=True)
+    assert [x.verdict for x in found] == ["missing", "missing"]
+    assert found[0].remark.startswith("not asked: people label solutions that end wrong")
 
 
 def test_no_file_yet(tmp_path):

@@ -10,11 +10,14 @@ import pytest
 from prefopt.errors import ConfigError, JudgeError
 from prefopt.generate.base import Sampling
 from prefopt.generate.journal import Journal
+from prefopt.generate.local import LocalGenerator
 from prefopt.generate.openai import OpenAIGenerator
 from prefopt.judge.base import Location, WrongSolution
 from prefopt.judge.llm import LlmLocator, judge_prompt, needs_diagram
 from prefopt.judge.oracle import OracleLocator
+from prefopt.models.load import load_model
 from tests.generate.server import Answer, FakeServer, chat
+from tests.tiny import make_model_folder
 
 TEXT = (
     "Let's think step by step.\nStep 1: 3 + 4 = 7\n\n\nStep 2: 7 - 2 = 4\nStep 3: The answer is 4."
@@ -26,11 +29,11 @@ def solution(id="a", *, question="3 + 4 - 2?", gold="3 + 4 = 7, 7 - 2 = 5", text
     return WrongSolution(id, question, gold, "5", text)
 
 
-def judge(script, solutions, journal=None, *, progress=None, **options):
+def judge(script, solutions, journal=None, *, progress=None, right=False, **options):
     with FakeServer(script) as server:
         writer = OpenAIGenerator("judge", base_url=server.url, patience=3)
         locator = LlmLocator(writer, **options)
-        return locator.locate(solutions, journal=journal, progress=progress), server
+        return locator.locate(solutions, journal=journal, progress=progress, right=right), server
 
 
 def test_the_judge_sees_problem_solution_and_answer():
@@ -59,10 +62,10 @@ def test_without_a_worked_solution_the_result_is_shown():
         (chat("Step 1: neutral; Step 2: incorrect"), "corrected", (2, "found")),
         (chat("Step 1: correct; Step 2: correct"), "official", (None, "none")),
         (chat("Step 1: correct; Step 2: correct"), "corrected", (None, "none")),
-        (chat("I cannot say."), "corrected", (None, "missing")),
-        (chat("Step 4: incorrect"), "corrected", (None, "missing")),
-        (chat("Step 4: incorrect"), "official", (None, "missing")),
-        (chat("Step 0: incorrect"), "corrected", (None, "missing")),
+        (chat("I cannot say."), "corrected", (None, "undecided")),
+        (chat("Step 4: incorrect"), "corrected", (None, "undecided")),
+        (chat("Step 4: incorrect"), "official", (None, "undecided")),
+        (chat("Step 0: incorrect"), "corrected", (None, "undecided")),
         (Answer(400, "too long"), "corrected", (None, "failed")),
     ],
 )
@@ -85,7 +88,7 @@ def test_what_the_judge_cannot_see_is_not_asked():
         solution("c", question="In the diagram [asy]draw((0,0));[/asy] find x."),
     ]
     found, server = judge(lambda *_: chat(DECISION), solutions, skip_diagrams=True)
-    assert [x.verdict for x in found] == ["missing", "missing", "found"]
+    assert [x.verdict for x in found] == ["undecided", "undecided", "found"]
     assert found[0].remark == "not asked: the solution has no numbered steps"
     assert len(server.asked) == 1
     assert not needs_diagram("An easy one.") and needs_diagram("See the Diagram.")
@@ -107,6 +110,37 @@ def test_unreadable_verdicts_are_asked_again_and_progress_reaches_all(tmp_path):
     assert [x.verdict for x in found] == ["found", "found"]
     assert len(server.asked) == 5 and len({b["seed"] for b in server.asked}) == 5
     assert seen[0] == (0, 2) and seen[-1] == (2, 2)
+
+
+def test_a_greedy_judge_is_asked_again_at_another_temperature():
+    script = lambda n, *_: chat("hm")  # noqa: E731
+    (found,), server = judge(script, [solution()], attempts=3)
+    assert [b["temperature"] for b in server.asked] == [0.0, 0.7, 0.7]
+    assert found == Location(None, "undecided", "no verdict to be read (no verdict): hm")
+    _, server = judge(script, [solution()], attempts=2, sampling=Sampling(temperature=0.2))
+    assert [b["temperature"] for b in server.asked] == [0.2, 0.2]
+
+
+def test_of_right_solutions_the_judge_is_told_that_they_are_right():
+    reply = chat("Step 1: correct; Step 2: correct; Step 3: neutral")
+    (found,), server = judge(lambda *_: reply, [solution()], right=True)
+    assert found.verdict == "none"
+    text = server.asked[0]["messages"][0]["content"]
+    assert "Its final result is right." in text and "\n\nAnswer:\nLet's" in text
+    assert "Wrong answer" not in text and "ends in a wrong result" not in text
+    (found,), _ = judge(lambda *_: chat(DECISION), [solution()], right=True)
+    assert (found.number, found.verdict) == (2, "found")
+
+
+def test_what_a_local_judge_cannot_read_is_undecided(tmp_path):
+    folder = make_model_folder(tmp_path, "llama", max_position_embeddings=2048)
+    loaded = load_model(str(folder))
+    writer = LocalGenerator(loaded.model, loaded.tokenizer)
+    solutions = [solution("long", text=TEXT + " so 4" * 2000), solution("short")]
+    sampling = Sampling(max_new_tokens=2, purpose="judge")
+    found = LlmLocator(writer, sampling=sampling).locate(solutions, journal=None)
+    assert found[0] == Location(None, "undecided", "not asked: too long for the judge's context")
+    assert found[1].remark.startswith("no verdict to be read")
 
 
 def test_a_second_run_asks_nothing_but_what_failed(tmp_path):

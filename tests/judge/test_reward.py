@@ -1,12 +1,14 @@
 """Step scores from a reward model, against the model's own full logits, and the threshold on top of them."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from prefopt.errors import ConfigError, RecordError
+from prefopt.errors import ConfigError
+from prefopt.generate.journal import Journal
 from prefopt.judge.base import Location, WrongSolution
 from prefopt.judge.reward import RewardModelScorer, ThresholdLocator
 from tests.tiny import make_model_folder
@@ -33,7 +35,7 @@ class Fixed:
     def __init__(self, *rows):
         self.rows = list(rows)
 
-    def scores(self, solutions, *, journal, progress=None):
+    def scores(self, solutions, *, journal, progress=None, right=False):
         return self.rows
 
 
@@ -79,11 +81,43 @@ def test_wrong_tokens_are_named(loaded, names, message):
         RewardModelScorer(*loaded, **names)
 
 
-def test_a_solution_beyond_the_context_is_named(loaded):
+def test_a_solution_beyond_the_context_is_undecided_and_the_others_go_on(loaded):
     scorer = RewardModelScorer(*loaded, step_tag=TAG, good=GOOD, bad=BAD)
     long = WrongSolution("long", "q", "", "5", "Step 1: " + "7 + 4 = 2. " * 100)
-    with pytest.raises(RecordError, match="record 'long': .* tokens, the reward model's context"):
-        scorer.scores([long], journal=None)
+    locator = ThresholdLocator(scorer, threshold=1e-9)
+    found = locator.locate([long, *SOLUTIONS], journal=None)
+    assert [x.verdict for x in found] == ["undecided", "none", "none", "undecided", "none"]
+    assert found[0].remark == "not scored: longer than the scorer can read"
+    assert found[3].remark == "not scored: the solution has no numbered steps"
+
+
+def test_scores_are_kept_in_the_journal(loaded, tmp_path, monkeypatch):
+    model, tokenizer = loaded
+    labels: dict[str, Any] = {"step_tag": TAG, "good": GOOD, "bad": BAD}
+    scorer = RewardModelScorer(model, tokenizer, batch_size=2, **labels)
+    batches = []
+    score = scorer._score
+    monkeypatch.setattr(scorer, "_score", lambda rows: batches.append(len(rows)) or score(rows))
+    with Journal(tmp_path / "j.sqlite") as journal:
+        first = scorer.scores(SOLUTIONS[:2], journal=journal)
+        assert (batches, journal.count()) == ([2], 2)
+        seen = []
+        both = scorer.scores(SOLUTIONS, journal=journal, progress=lambda d, n: seen.append((d, n)))
+        assert (batches, journal.count()) == ([2, 1], 3)
+        assert both[:2] == first and seen == [(3, 4), (4, 4)]
+        assert scorer.scores(SOLUTIONS, journal=journal) == both and batches == [2, 1]
+        changed = SOLUTIONS[1]._replace(text="Step 1: 5")
+        assert scorer.scores([changed], journal=journal) != [first[1]]
+    assert RewardModelScorer(model, tokenizer, **labels).identity == scorer.identity
+    swapped = RewardModelScorer(model, tokenizer, step_tag=TAG, good=BAD, bad=GOOD)
+    assert swapped.identity != scorer.identity
+    other = RewardModelScorer(model, tokenizer, step_tag=".", good=GOOD, bad=BAD)
+    assert other.identity != scorer.identity
+    with torch.no_grad():
+        model.get_input_embeddings().weight[3, 3] += 1
+    assert RewardModelScorer(model, tokenizer, **labels).identity != scorer.identity
+    with torch.no_grad():
+        model.get_input_embeddings().weight[3, 3] -= 1
 
 
 @pytest.mark.parametrize(
@@ -92,7 +126,7 @@ def test_a_solution_beyond_the_context_is_named(loaded):
         ([0.9, 0.4, 0.1], 0.5, 2, "found"),
         ([0.9, 0.4, 0.1], 0.3, 3, "found"),
         ([0.5, 0.5], 0.5, None, "none"),
-        ([], 0.5, None, "missing"),
+        ([], 0.5, None, "undecided"),
         ([0.9, math.nan, 0.1], 0.5, None, "failed"),
         ([0.2, math.nan], 0.5, 1, "found"),
     ],

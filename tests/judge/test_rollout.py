@@ -67,6 +67,11 @@ def test_cut_continuations_are_wrong_and_refused_ones_do_not_count():
     assert all(math.isnan(s) for s in scores[:3]) and scores[3] == 0.0
 
 
+def test_a_right_solution_ends_with_a_right_step():
+    (scores,) = scorer(Writer()).scores([SOLUTION], journal=None, right=True)
+    assert scores == [0.75, 0.25, 0.0, 1.0]
+
+
 def test_texts_without_steps_and_of_one_step_take_no_samples():
     writer = Writer()
     short = [SOLUTION._replace(text="4"), SOLUTION._replace(id="b", text="Step 1: 4")]

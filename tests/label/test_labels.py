@@ -196,16 +196,27 @@ def test_broken_labels_are_named(tmp_path, items, change, message):
         read_labels(path)
 
 
-def test_half_a_surrogate_pair_survives(tmp_path):
-    found = rows(1)
-    found[0]["id"] = "\ud83d"
+@pytest.mark.parametrize("key", ["id", "question", "text"])
+def test_half_a_surrogate_pair_in_the_solutions_is_one_line(key, tmp_path):
+    found = rows(2)
+    found[1][key] += "\ud83d"
     path = tmp_path / "errors.jsonl"
-    path.write_text(json.dumps(found[0]) + "\n")
-    (item,) = read_items(path)
-    with LabelStore(tmp_path / "labels.jsonl") as store:
-        store.add(item, "skip")
-    with LabelStore(tmp_path / "labels.jsonl") as store:
-        assert verdict_of(store, item) == "skip"
+    path.write_text("".join(json.dumps(row) + "\n" for row in found))
+    with pytest.raises(
+        RecordError, match=rf"errors\.jsonl:2: '{key}' holds \\ud83d, half of a"
+    ) as e:
+        read_items(path)
+    assert "\n" not in str(e.value)
+
+
+def test_half_a_surrogate_pair_in_a_note_is_replaced(tmp_path, items):
+    """A page can post one; the file has to be readable afterwards."""
+    path = tmp_path / "labels.jsonl"
+    with LabelStore(path, annotator="a\udcff") as store:
+        label = store.add(items[0], "skip", note="odd \ud83d 😀")
+    assert (label.note, label.annotator) == ("odd \ufffd 😀", "a\ufffd")
+    with LabelStore(path) as store:
+        assert store.label_of(items[0]) == label
 
 
 def test_a_full_disk_leaves_whole_lines(tmp_path, items):

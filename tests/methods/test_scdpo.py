@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,6 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from prefopt.build.cuts import ControlSettings, Cut, Solution, Solutions, Tail
+from prefopt.build.mixing import combine
 from prefopt.ledger import Ledger
 from prefopt.methods.scdpo import METHOD, ScdpoConfig, masked
 from prefopt.models.load import CausalModel, ModelSettings, load_model
@@ -19,6 +22,7 @@ from prefopt.objectives.types import Pairs
 from prefopt.pack.batch import Example, Layout, collate
 from prefopt.pack.prepare import PrepareSettings, prepare
 from prefopt.records import Pair, Preference, Response
+from prefopt.text.blocks import END_OF_MESSAGE, SPECIAL_TOKENS, Block, conversation, serialise
 from tests.tiny import make_model_folder, make_tokenizer
 
 TOKENIZER = make_tokenizer()
@@ -58,6 +62,8 @@ class Measured(NamedTuple):
     loss: Tensor
     """Mean over the pairs."""
     each: Tensor
+    margins: Tensor
+    """Of the implicit rewards, one a pair."""
     gradients: dict[str, Tensor]
 
 
@@ -72,12 +78,13 @@ def measure(models: tuple[CausalModel, CausalModel], *records: Preference) -> Me
     pairs = Pairs(
         own[batch.chosen], own[batch.rejected], frozen[batch.chosen], frozen[batch.rejected]
     )
-    each = dpo(pairs, beta=0.1).loss
+    losses = dpo(pairs, beta=0.1)
+    each, margins = losses.loss, losses.terms["rewards/margins"]
     loss = (each * batch.pair_weight).sum() / batch.pair_weight.sum()
     loss.backward()
     named = policy.named_parameters()
     gradients = {n: p.grad.clone() for n, p in named if p.grad is not None}
-    return Measured(loss.detach(), each.detach(), gradients)
+    return Measured(loss.detach(), each.detach(), margins, gradients)
 
 
 def largest_difference(a: Measured, b: Measured) -> float:
@@ -85,9 +92,14 @@ def largest_difference(a: Measured, b: Measured) -> float:
     return max(float((a.gradients[n] - b.gradients[n]).abs().max()) for n in a.gradients)
 
 
-def test_a1_the_first_loss_is_ln_2(models: tuple[CausalModel, CausalModel]) -> None:
-    same = (models[0], models[0])
-    assert float(measure(same, CONTROLLED, ORDINARY).loss) == pytest.approx(math.log(2), abs=1e-6)
+def test_a1_the_first_loss_is_ln_2_and_margins_are_0(
+    models: tuple[CausalModel, CausalModel],
+) -> None:
+    found = measure((models[0], models[0]), CONTROLLED, ORDINARY)
+    assert found.each.tolist() == pytest.approx([math.log(2)] * 2, abs=1e-6)
+    assert found.margins.tolist() == pytest.approx([0.0] * 2, abs=1e-6)
+    moved = measure(models, CONTROLLED, ORDINARY).margins
+    assert float(moved.abs().min()) > 1e-3, "it can be something else"
 
 
 def test_a2_tails_after_a_front_are_whole_solutions(
@@ -107,11 +119,41 @@ def test_a2_fails_for_another_front(models: tuple[CausalModel, CausalModel]) -> 
     assert largest_difference(measure(models, other), measure(models, WHOLE)) > 1e-4
 
 
-def test_a4_a_whole_solution_written_anew_is_a_naive_pair() -> None:
-    zero, naive = record("zero", "", FRONT + RIGHT, NAIVE), ORDINARY
-    (a,), (b,) = examples(zero), examples(naive)
-    assert torch.equal(torch.as_tensor(a.tree.tokens), torch.as_tensor(b.tree.tokens))
-    assert torch.equal(torch.as_tensor(a.tree.scored), torch.as_tensor(b.tree.scored))
+class Asked(NamedTuple):
+    id: str = "q"
+    prompt: str = QUESTION
+    answer: str = "6"
+
+
+def built(right: Solution, wrong: Solution) -> tuple[Preference, Preference]:
+    """What the pipeline makes of a sampled pair, and of the same texts where the wrong one was written from start 0."""
+    task = Asked()
+    tail = Tail(Cut(task, right, 0), 0, wrong.tail(0), wrong.ends)
+    data = combine(
+        [task], {"q": Solutions([right], [wrong])}, [tail], ControlSettings(start_zero="controlled"), Counter(),
+        prompt_of=lambda asked: asked.prompt,
+    )  # fmt: skip
+    (naive,), (zero,) = data.naive, data.controlled
+    assert (naive.meta["kind"], zero.meta["kind"]) == ("naive", "controlled")
+    assert naive.id != zero.id and zero.meta["start_steps"] == 0
+    return naive, zero
+
+
+@pytest.mark.parametrize("opening", ["", "Step 1:"])
+@pytest.mark.parametrize("ends", [True, False])
+def test_a4_a_whole_solution_written_anew_is_a_naive_pair(
+    models: tuple[CausalModel, CausalModel], opening: str, *, ends: bool
+) -> None:
+    """The two records of the pipeline, through the objective: the same value and gradient."""
+    right = Solution(0, (FRONT, RIGHT), opening=opening)
+    naive, zero = built(right, Solution(1, (NAIVE,), opening=opening, ends=ends))
+    (a,), (b,) = examples(naive), examples(zero)
+    for x, y in ((a.tree.tokens, b.tree.tokens), (a.tree.scored, b.tree.scored)):
+        assert torch.equal(torch.as_tensor(x), torch.as_tensor(y))
+    whole, anew = measure(models, naive), measure(models, zero)
+    assert abs(float(whole.loss) - math.log(2)) > 1e-3, "the pair says something"
+    assert torch.equal(whole.each, anew.each) and torch.equal(whole.margins, anew.margins)
+    assert largest_difference(whole, anew) == 0
 
 
 def test_a5_the_two_kinds_weigh_what_their_numbers_are(
@@ -141,6 +183,27 @@ def test_a7_the_front_is_never_scored_and_the_end_token_is() -> None:
         assert TOKENIZER.decode(ids) == f"{text}{TOKENIZER.eos_token}"
         context = torch.as_tensor(tree.tokens)[path][~scored].tolist()
         assert TOKENIZER.decode(context) == QUESTION + FRONT
+
+
+def test_a7_both_ends_of_a_solution_with_code_are_scored_and_its_front_is_not() -> None:
+    """One id each for the markers, as `special_tokens: blocks` makes them."""
+    tokenizer = make_tokenizer()
+    tokenizer.add_special_tokens({"extra_special_tokens": list(SPECIAL_TOKENS)})  # pyright: ignore[reportArgumentType]
+    front = serialise([Block("text", "So"), Block("code", "print(6)"), Block("execution", "6")])
+    tails = [serialise([Block("text", text)]) + END_OF_MESSAGE for text in ("6", "Hence 7")]
+    prompt = conversation("", QUESTION)
+    responses = (Response(tails[0]), Response(tails[1]))
+    pair = Preference("code", prompt, responses, (Pair(0, 1),), front)
+    (example,) = prepare([pair], tokenizer, PrepareSettings(max_length=512), Ledger("test"))
+    tree = example.tree
+    for r, text in enumerate(tails):
+        path = torch.as_tensor(tree.path(r))
+        scored = torch.as_tensor(tree.scored)[path]
+        ids = torch.as_tensor(tree.tokens)[path]
+        assert tokenizer.decode(ids[scored].tolist()) == f"{text}{tokenizer.eos_token}"
+        last = [tokenizer.convert_tokens_to_ids(END_OF_MESSAGE), tokenizer.eos_token_id]
+        assert ids[scored].tolist()[-2:] == last
+        assert tokenizer.decode(ids[~scored].tolist()) == prompt + front
 
 
 CODE = (

@@ -20,8 +20,9 @@ from prefopt.models.load import LoadedModel, load_model
 from prefopt.models.scorer import Scorer, sum_by_response
 from prefopt.objectives import dpo
 from prefopt.objectives.types import Losses, Pairs
-from prefopt.pack.batch import Layout, PackedBatch, collate
+from prefopt.pack.batch import Example, Layout, PackedBatch, collate
 from prefopt.pack.prepare import PrepareSettings, prepare
+from prefopt.pack.tree import build_tree
 from prefopt.records import Pair, Preference, Response
 from prefopt.text.render import RenderSettings, encode, render
 from tests.tiny import make_model_folder, make_tokenizer
@@ -139,6 +140,26 @@ def test_a5_equal_steps_are_dropped_and_named(loaded) -> None:
     ledger = Ledger("test")
     assert prepare([record(WIN, WIN)], loaded.tokenizer, PrepareSettings(), ledger) == []
     assert "1 dropped" in (said := " ".join(ledger.summary())) and "chosen equals rejected" in said
+
+
+@pytest.mark.parametrize("layout", [Layout.TREE, Layout.ROWS])
+def test_a5_the_loss_of_equal_steps_is_ln_2_without_a_gradient(
+    loaded: LoadedModel, layout: Layout
+) -> None:
+    """Built by hand, since `prepare` drops such a pair; the same step in two rows, or stored once."""
+    texts = render(record(WIN, WIN), loaded.tokenizer, RenderSettings())
+    tree = build_tree([e.sequence for e in encode(texts, loaded.tokenizer)])
+    nothing = (None, None)
+    example = Example("r", tree, ((0, 1),), (1.0,), (None,), nothing, nothing, nothing)
+    batch = collate([[example]], layout=layout)
+    assert batch.chosen.tolist() != batch.rejected.tolist()
+    loss, gradients = fixed(loaded, batch, -9.0, -9.0)
+    torch.testing.assert_close(loss.item(), math.log(2), rtol=0, atol=1e-6)
+    assert gradients and max(float(g.abs().max()) for g in gradients) < 1e-6
+    loaded.model.zero_grad()
+    losses(loaded, batch_of(loaded, record())).loss.sum().backward()
+    slope = [p.grad for p in loaded.model.parameters() if p.grad is not None]
+    assert max(float(g.abs().max()) for g in slope) > 1e-2, "another pair of that loss has one"
 
 
 def test_a6_a_step_counts_with_the_sum_over_its_tokens(loaded) -> None:

@@ -1,71 +1,19 @@
 """Code that tries to get out, or to take the machine with it. Nothing gets out and the pool answers after each."""
 
-import contextlib
 import os
+import re
 import socket
 import tempfile
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from prefopt.sandbox import Sandbox, command
-from prefopt.sandbox.base import CellResult
-from prefopt.sandbox.processes import descendants
-from prefopt.sandbox.session import Session
+from prefopt.sandbox import Sandbox
+from tests.sandbox.attacks import PRIVATE, attack, fresh, raises
 
 SECRET = "the-secret-of-the-parent"
-PRIVATE = "/tmp"  # noqa: S108 - inside the sandbox
-"""The folder inside that code may write to, in memory."""
-
-
-def attack(pool: Sandbox, code: str) -> CellResult:
-    """The result of hostile code; afterwards nothing of it is left and every worker of the pool still answers."""
-    interpreter = pool.open()
-    assert isinstance(interpreter, Session)
-    family = [interpreter.process.pid, *descendants(interpreter.process.pid)]
-    started = time.monotonic()
-    with interpreter:
-        result = interpreter.run(code)
-        family += descendants(interpreter.process.pid)
-    assert time.monotonic() - started < 15
-    assert survivors(family) == []
-    with pool.open() as first, pool.open() as second:
-        assert [first.run("1 + 1")[:2], second.run("1 + 1")[:2]] == [("2", "ok"), ("2", "ok")]
-    return result
-
-
-def survivors(pids: list[int]) -> list[int]:
-    """Which of them run. What is dead may stay on the table until the machine's first process takes notice."""
-    alive = []
-    for pid in pids:
-        with contextlib.suppress(OSError):
-            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-            alive += [pid] if state not in "ZX" else []
-    return alive
-
-
-def raises(pool: Sandbox, code: str, *names: str) -> None:
-    """The code ends with one of these exceptions."""
-    result = attack(pool, code)
-    assert result.status == "error", result
-    assert result.output.strip().splitlines()[-1].startswith(names), result
-
-
-@pytest.fixture(params=["filter and namespaces", "namespaces alone"])
-def walls(request, monkeypatch):
-    if request.param == "namespaces alone":
-        monkeypatch.setattr(command, "filter_program", lambda: None)
-    return request.param
-
-
 NO_WAY_OUT = ("PermissionError", "OSError", "ConnectionRefusedError", "FileNotFoundError")
-
-
-def fresh(pool: Sandbox) -> Sandbox:
-    """A pool of its own, started with what the test has changed."""
-    return Sandbox(pool.limits, workers=2)
 
 
 def test_tcp(pool, walls):
@@ -165,6 +113,18 @@ SECRET in seen, sum(name.isdigit() for name in os.listdir("/proc")) <= 3
         assert attack(own, code).output == "(False, True)"
 
 
+def test_no_path_of_the_host_on_command_lines(pool):
+    code = "one, own = (open(f'/proc/{n}/cmdline').read().split('\\0') for n in (1, 'self'))\n"
+    options = attack(pool, code + "sorted(set(one) - set(own))").output
+    assert re.fullmatch(r"\['--args', '/[^ ]*/bwrap', '\d+'\]", options), options
+    result = attack(pool, "import os\nlen(os.listdir('/proc/self/fd')), sorted(os.listdir('/dev'))")
+    devices = (
+        "'fd', 'full', 'null', 'random', 'shm', 'stderr', 'stdin', 'stdout', 'urandom', 'zero'"
+    )
+    # three streams, the connection and the folder that is being listed
+    assert result.output == f"(5, [{devices}])"
+
+
 def test_killing_everything(pool):
     code = f"""
 import os, signal
@@ -234,51 +194,29 @@ def test_thread_bomb(pool):
 
 
 @pytest.mark.parametrize(
-    "code", ["x = 'x' * 10**9", "x = []\nwhile True: x.append(bytearray(10**6))", "[0] * 10**12"]
-)
-def test_memory_bomb(pool, code):
-    result = attack(pool, code)
-    assert result.status == "memory"
-    assert result.output.endswith("MemoryError\n")
-
-
-def test_memory_bomb_of_many_processes(pool):
-    code = "import os, time\nfor _ in range(5):\n  if not os.fork(): break\n"
-    code += "x = bytearray(b'x') * 100_000_000\ntime.sleep(20)"
-    assert attack(pool, code).status == "memory"
-
-
-def test_full_disk(pool):
-    raises(pool, f"open('{PRIVATE}/x', 'wb').write(bytes(10**8))", "OSError")
-    code = f"for n in range(100):\n  open(f'{PRIVATE}/{{n}}', 'wb').write(bytes(10**6))"
-    raises(pool, code, "OSError: [Errno 28] No space left on device")
-
-
-@pytest.mark.parametrize(
     "code",
     [
         "while True: pass",
         "9**9**9",
         "'a' * 30 + 'b' and __import__('re').match('(a+)+c', 'a' * 40)",
         "import time; time.sleep(100)",
-        "import time\nwhile True:\n  try:\n    while True: time.sleep(9)\n  except BaseException: pass",
         "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nwhile True: pass",
     ],
-    ids=["python", "power", "regex", "sleep", "swallows the interrupt", "ignores the signal"],
+    ids=["python", "power", "regex", "sleep", "ignores the signal"],
 )
-def test_endless_loop(pool, code):
-    result = attack(pool, code)
+def test_endless_loop(hasty, code):
+    result = attack(hasty, code)
     assert result.status == "timeout"
-    assert 0.9 < result.seconds < 5
+    assert 0.4 < result.seconds < 5
 
 
-def test_a_swallowed_interrupt_ends_in_death(pool):
-    with pool.open() as interpreter:
+def test_a_swallowed_interrupt_ends_in_death(hasty):
+    with hasty.open() as interpreter:
         code = "import time\nwhile True:\n  try:\n    while True: time.sleep(9)\n  except BaseException: pass"
         assert interpreter.run(code).status == "timeout"
         assert interpreter.death == (
             "timeout",
-            "a cell ran longer than 1 s and did not react to an interrupt",
+            "a cell ran longer than 0.5 s and did not react to an interrupt",
         )
 
 
@@ -291,8 +229,8 @@ def test_a_swallowed_interrupt_ends_in_death(pool):
     ],
     ids=["print", "descriptor 1", "descriptor 2"],
 )
-def test_endless_output(pool, code):
-    result = attack(pool, code)
+def test_endless_output(hasty, code):
+    result = attack(hasty, code)
     assert (result.status, result.truncated, len(result.output)) == ("timeout", True, 2000)
 
 
@@ -314,7 +252,6 @@ def test_endless_output(pool, code):
 def test_crash(pool, code):
     result = attack(pool, code)
     assert result.status == "crashed"
-    assert result.seconds < 1
 
 
 FORGE = """

@@ -123,32 +123,33 @@ def test_refusal_without_isolation():
 def test_unsafe_execution_needs_no_bubblewrap_and_warns_once():
     code = """
 from prefopt.sandbox import Limits, Sandbox
-for _ in range(2):
-    with Sandbox(Limits(seconds=1), workers=1, unsafe_local_execution=True) as box:
-        programs = [["x = 6", "x * 7"], ["while True: pass", "1"], ["import os; os._exit(0)"], ["b'x' * 2**31"]]
-        programs += [["import time\\ntry:\\n  time.sleep(9)\\nexcept BaseException:\\n  while True: pass", "1"]]
-        print([[cell.status for cell in cells] for cells in box.run_all(programs)])
-        with box.open() as i: print(i.run("import os; os.listdir()").output, i.run("1 / 0").output[-17:-1])
+limits = Limits(seconds=0.5)
+with Sandbox(limits, workers=1, unsafe_local_execution=True) as box:
+    programs = [["x = 6", "x * 7"], ["while True: pass", "1"], ["import os; os._exit(0)"], ["b'x' * 2**31"]]
+    programs += [["import time\\ntry:\\n  time.sleep(9)\\nexcept BaseException:\\n  while True: pass", "1"]]
+    print([[cell.status for cell in cells] for cells in box.run_all(programs)])
+with Sandbox(limits, workers=1, unsafe_local_execution=True) as box, box.open() as i:
+    print(i.run("import os; os.listdir()").output, i.run("1 / 0").output[-17:-1])
 """
     done = python_without_bwrap(code)
-    statuses = (
+    assert done.stdout == (
         "[['ok', 'ok'], ['timeout', 'ok'], ['crashed'], ['memory'], ['timeout', 'timeout']]\n"
         "[] division by zero\n"
-    )
-    assert done.stdout == statuses * 2, done.stderr
+    ), done.stderr
     assert done.stderr.count("WARNING: unsafe local execution") == 1
 
 
 def test_unsafe_execution_contains_a_fork_bomb():
+    before = set(descendants(os.getpid()))
     with (
-        Sandbox(Limits(seconds=5), workers=1, unsafe_local_execution=True) as box,
+        Sandbox(Limits(seconds=20), workers=1, unsafe_local_execution=True) as box,
         box.open() as interpreter,
     ):
-        cell = "import os, time\nfor _ in range(6): os.fork()\ntime.sleep(30)"
+        cell = "import os, time\nfor _ in range(6): os.fork()\ntime.sleep(60)"
         assert interpreter.run(cell).status == "crashed"
         assert interpreter.death is not None
         assert interpreter.death.reason == "it started more than 16 processes"
-    assert len(descendants(os.getpid())) < 16
+    assert len(set(descendants(os.getpid())) - before) < 16
 
 
 HANGS = (
@@ -167,15 +168,14 @@ CRASHES = (
 @pytest.mark.slow
 def test_a_thousand_programs_with_planted_hangs_and_crashes(pool):
     draw = random.Random(0)
-    limits = replace(pool.limits, seconds=0.5)
     programs, expected = [], []
     for number in range(1000):
-        kind = draw.choices(("fine", "hang", "crash"), weights=(960, 15, 25))[0]
+        kind = draw.choices(("fine", "hang", "crash"), weights=(967, 8, 25))[0]
         planted = {"hang": HANGS, "crash": CRASHES, "fine": (f"x += {number}",)}[kind]
         programs.append(["x = 1", draw.choice(planted), "x"])
         expected.append({"hang": "timeout", "crash": "crashed", "fine": "ok"}[kind])
     before = set(descendants(os.getpid()))
-    with Sandbox(limits, workers=4) as own:
+    with Sandbox(pool.limits, workers=4) as own:
         results = own.run_all(programs)
     assert [cells[1].status for cells in results] == expected
     fine = [n for n in range(1000) if expected[n] == "ok"]

@@ -10,9 +10,9 @@ ALLOW, KILL, EPERM, ENOSYS = 0x7FFF0000, 0x80000000, 0x50001, 0x50026
 X86, ARM = 0xC000003E, 0xC00000B7
 
 
-def verdict(machine: str, number: int, audit: int, argument: int = 0) -> int:
+def verdict(machine: str, number: int, audit: int, first: int = 0, fourth: int = 0) -> int:
     """What the filter returns for a system call."""
-    data = struct.pack("<IIQ6Q", number, audit, 0, argument, 0, 0, 0, 0, 0)
+    data = struct.pack("<IIQ6Q", number, audit, 0, first, 0, 0, fourth, 0, 0)
     program = list(struct.iter_unpack("<HBBI", filter_program(machine) or b""))
     word = place = 0
     while True:
@@ -50,6 +50,27 @@ def verdict(machine: str, number: int, audit: int, argument: int = 0) -> int:
 )
 def test_verdicts(machine, number, audit, argument, expected):
     assert verdict(machine, number, audit, argument) == expected
+
+
+SHARED, PRIVATE, EITHER, FIXED, ANONYMOUS, HUGE = 1, 2, 3, 16, 32, 0x40000
+"""Flags of mmap; EITHER is MAP_SHARED_VALIDATE."""
+
+
+@pytest.mark.parametrize(("machine", "mmap", "audit"), [("x86_64", 9, X86), ("aarch64", 222, ARM)])
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (SHARED, ALLOW),
+        (EITHER, ALLOW),
+        (PRIVATE | ANONYMOUS, ALLOW),
+        (PRIVATE | ANONYMOUS | FIXED | HUGE, ALLOW),
+        (SHARED | ANONYMOUS, EPERM),
+        (EITHER | ANONYMOUS, EPERM),
+        (SHARED | ANONYMOUS | FIXED | HUGE, EPERM),
+    ],
+)
+def test_shared_memory_needs_a_file(machine, mmap, audit, flags, expected):
+    assert verdict(machine, mmap, audit, first=0x10000000, fourth=flags) == expected
 
 
 def test_both_tables_name_the_same_calls():

@@ -46,6 +46,11 @@ def test_cut_leaves_line_breaks_to_the_rest() -> None:
         ),
         ("**Step 1:** a\n### Step 2. b", [" a\n", " b"]),
         ("step 1: a\r\n  Step 2 : b", [" a\r\n", " b"]),
+        ("**Step 1**: a\n__Step 2__. b\n**Step 3** : c", [" a\n", " b\n", " c"]),
+        ("**Step 1: Add**\na\n### Step 2: b", [" Add**\na\n", " b"]),
+        ("Step 1) a\nStep 2) b", [" a\n", " b"]),
+        ("Step 1: a\nStep 2.5 is b\nStep 2. c", [" a\nStep 2.5 is b\n", " c"]),
+        ("Step 1 is a\nStep 2, too", []),
         ("Steps 1: a", []),
         ("Step 12: a", []),
         ("", []),
@@ -74,7 +79,13 @@ def test_absent_steps_are_named() -> None:
         cut_at_step("The answer is 5.", 1)
 
 
-@given(st.lists(st.sampled_from(["Step 1:", "Step 2:", "Step 3:", "\n", " x", "**", "\r\n"])))
+@given(
+    st.lists(
+        st.sampled_from(
+            ["Step 1:", "Step 2:", "Step 3", ":", ".", ")", "\n", " x", "5", "**", "\r\n"]
+        )
+    )
+)
 def test_nothing_is_lost(parts: list[str]) -> None:
     text = "".join(parts)
     solution = split_steps(text)

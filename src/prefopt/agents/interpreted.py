@@ -33,6 +33,9 @@ from prefopt.text.blocks import (
     serialise,
 )
 
+ALIVE = 32
+"""Interpreters that a pipeline keeps alive by default: idle ones cost memory and no time, replays cost time."""
+
 Status = Literal["finished", "calls", "length", "error"]
 
 

@@ -6,8 +6,10 @@ prefix end. The parts of a response cover it without gap or overlap, so that sum
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
@@ -151,13 +153,13 @@ def preferred(record: Preference) -> tuple[frozenset[int], frozenset[int]]:
     labels = [response.label for response in record.responses]
     chosen = frozenset(i for i, label in enumerate(labels) if label is True)
     rejected = frozenset(i for i, label in enumerate(labels) if label is False)
-    if len(labels) == 1 and not chosen and not {"step", "error_span"}.isdisjoint(record.meta):
+    if len(labels) == 1 and not chosen and _annotation(record) is not None:
         rejected = frozenset({0})
     return chosen, rejected
 
 
 def locate_error(record: Preference, response: int, parts: Sequence[Part]) -> Located:
-    """The wrong stretch of one response, from the record's `meta`.
+    """The wrong stretch of one response, from the record's `meta`: its own, or a column of that name.
 
     `error_span`: [start, end) in characters of the response's text. `step`: number of the first wrong step; the
     span is then that step's content. Either may be a list with an entry (or null) for each response; a single one
@@ -167,10 +169,10 @@ def locate_error(record: Preference, response: int, parts: Sequence[Part]) -> Lo
         RecordError: a value of the wrong form, a step that the response does not have, a span outside of it.
     """
     where = record.origin or f"record '{record.id}'"
-    key = "error_span" if record.meta.get("error_span") is not None else "step"
-    value = record.meta.get(key)
-    if value is None:
+    given = _annotation(record)
+    if given is None:
         return Located(None, NO_ANNOTATION)
+    key, value = given
     if isinstance(value, list) and not (key == "error_span" and _is_span(value)):
         if len(value) != len(record.responses):
             refuse(value, f"meta.{key}", where, f"give {len(record.responses)}, one per response")
@@ -187,6 +189,30 @@ def locate_error(record: Preference, response: int, parts: Sequence[Part]) -> Lo
     if key == "error_span":
         return Located(_given_span(value, record.responses[response].text, parts, where))
     return _span_of_step(value, parts, where)
+
+
+def _annotation(record: Preference) -> tuple[Literal["error_span", "step"], JsonValue] | None:
+    """What the record says is wrong, and by which key; a column called `meta` counts like the record's own.
+
+    Cells of tables are texts, and so may be the objects of other files; those that hold JSON are parsed.
+    """
+    column = _parsed(record.meta.get("meta"))
+    places: list[Mapping[str, JsonValue]] = [record.meta]
+    if isinstance(column, dict):
+        places.append(column)
+    for key in ("error_span", "step"):
+        for place in places:
+            value = _parsed(place.get(key))
+            if value not in (None, ""):
+                return key, value
+    return None
+
+
+def _parsed(value: JsonValue) -> JsonValue:
+    if isinstance(value, str):
+        with suppress(ValueError):
+            return json.loads(value)
+    return value
 
 
 def _is_span(value: list[JsonValue]) -> bool:

@@ -3,26 +3,46 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from prefopt.build.controlled import ControlledSettings, build_controlled_pairs
 from prefopt.build.controlled_code import ControlledCodeSettings, build_controlled_code_pairs
-from prefopt.build.folder import COUNTS, BuildFolder, open_build, tell
+from prefopt.build.folder import COUNTS, HELD_OUT, BuildFolder, open_build, split_held_out, tell
 from prefopt.build.grading import Grade
+from prefopt.build.label_noise import label_noise
 from prefopt.build.mixing import ControlledData
-from prefopt.build.parts import graded_by, own_writer, read_problems
+from prefopt.build.parts import Shelf, graded_by, own_writer, read_problems
 from prefopt.build.settings import PAIRS, BuildSection, Count, Positive, Text
 from prefopt.config import RunConfig, Section
 from prefopt.errors import RecordError
 from prefopt.generate.schedule import Rising, schedule
 from prefopt.progress import say
+from prefopt.text.blocks import parse_blocks
 from prefopt.text.problems import MathProblem
 from prefopt.text.segments import How
 from prefopt.text.styles import find_style
+from prefopt.values import JsonValue
 
 NAIVE, CONTROLLED, DATA_EQUAL = "naive.jsonl", "controlled.jsonl", "data-equal.jsonl"
+
+
+class TextSection(Section):
+    """Chains of thought."""
+
+    segments: How = "auto"
+    """What a step is: markers ("Step 1:"), lines, or whichever a solution has."""
+    leave: Count = 1
+    """Steps that are always written anew."""
+    max_segments: Count = 64
+    """Tails of more new steps are left out as noise."""
+    max_segment_characters: Count = 3000
+    """Tails with a longer step are left out as noise."""
+    drop_apologies: bool = False
+    """Leave out right solutions with "error" or "apolog", as the published pipeline for code does."""
+    count_truncated_as_wrong: bool = False
+    """Solutions cut at the token limit count as wrong ones, as published for Mistral."""
 
 
 class CodeSection(Section):
@@ -36,8 +56,16 @@ class CodeSection(Section):
     """Packages that the code may import besides the standard library, such as sympy."""
     seconds: Positive = 6.0
     """Time for one block of code."""
+    cpu_seconds: Positive = 60.0
+    """Processor time of one solution."""
     memory_bytes: Count = 1 << 30
     """Memory of one solution."""
+    processes: Count = 16
+    """Processes and threads of one solution."""
+    output_chars: Count = 10_000
+    """Output of one block of code; the rest is cut."""
+    disk_bytes: Count = 1 << 26
+    """Size of the private temporary folder of one solution."""
     workers: Count = 32
     """Interpreters alive at once; a solution that has to give up its own runs its code again later."""
     unsafe_local_execution: bool = False
@@ -56,9 +84,11 @@ class ControlledBuild(BuildSection):
     """How naive and controlled pairs are made; the defaults are those published for Mistral-7B."""
 
     style: Text = "chat-boxed-step"
-    """How a problem is put to the writer (chains of thought; with `code` the block format is the style)."""
+    """How a problem is put to the writer of chains of thought; with `code` the block format is the style."""
+    text: TextSection | None = None
+    """Chains of thought; null: with these defaults, unless `code` is set."""
     code: CodeSection | None = None
-    """Solutions with code that really runs; null: chains of thought."""
+    """Solutions with code that really runs."""
     samples: Count = 4
     """Whole solutions per problem."""
     max_samples: Count | None = None
@@ -85,12 +115,6 @@ class ControlledBuild(BuildSection):
     """Nucleus of everything."""
     max_new_tokens: Count | None = None
     """Tokens of a solution (1024), or of one block with `code` (512)."""
-    segments: How = "auto"
-    """What a step of a chain of thought is: markers ("Step 1:"), lines, or whichever a solution has."""
-    leave: Count = 1
-    """Steps of a chain of thought that are always written anew."""
-    count_truncated_as_wrong: bool = False
-    """Chains of thought cut at the token limit count as wrong ones."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Source of the randomness of the build."""
 
@@ -105,6 +129,16 @@ class ControlledBuild(BuildSection):
         _schedule(value)
         return value
 
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if self.code is not None and self.text is not None:
+            raise ValueError("text and code exclude each other: remove one section")
+        if self.code is not None and self.style != type(self).model_fields["style"].default:
+            raise ValueError(
+                f"style {self.style!r} has no effect with code, whose style is the block format: remove it"
+            )
+        return self
+
     def _shared(self) -> dict[str, Any]:
         """What the settings of both pipelines have in common."""
         names = (
@@ -118,9 +152,7 @@ class ControlledBuild(BuildSection):
         return ControlledSettings(
             **self._shared(),
             max_new_tokens=self.max_new_tokens or ControlledSettings.max_new_tokens,
-            segments=self.segments,
-            leave=self.leave,
-            count_truncated_as_wrong=self.count_truncated_as_wrong,
+            **(self.text or TextSection()).model_dump(),
         )
 
     def code_settings(self, code: CodeSection) -> ControlledCodeSettings:
@@ -159,19 +191,23 @@ def build_controlled(section: ControlledBuild, config: RunConfig) -> Path:
     problems = read_problems(section, style)
     folder = section.folder(config.method)
     with (
-        open_build(folder, config) as build,
+        open_build(folder, config, section, _FILES) as build,
         Grader(
             section.grader, workers=section.grader_workers, seconds=section.grader_seconds
         ) as grader,
     ):
+        grade = graded_by(grader)
         make = _text_pairs if section.code is None else _code_pairs
-        data = make(section, config, problems, graded_by(grader), build)
+        data = make(section, config, problems, grade, build)
         tell(data.counts)
-        build.write_records(NAIVE, data.naive)
-        build.write_records(CONTROLLED, data.controlled)
-        build.write_records(DATA_EQUAL, data.data_equal)
-        pairs = build.write_records(PAIRS, data.mixed())
-        build.write_facts(COUNTS, {"counts": data.counts})
+        for name, records in ((NAIVE, data.naive), (CONTROLLED, data.controlled)):
+            build.write_records(name, split_held_out(records, section.held_out)[0])
+        build.write_records(DATA_EQUAL, split_held_out(data.data_equal, section.held_out)[0])
+        kept, held_out = split_held_out(data.mixed(), section.held_out)
+        build.write_records(HELD_OUT, held_out)
+        noise = _noise(section, problems, data, grade)
+        build.write_facts(COUNTS, {"counts": data.counts, "label_noise": noise})
+        pairs = build.write_records(PAIRS, kept)
     if not data.mixed():
         raise RecordError(
             f"{folder}: no pair could be made; the counts above say where solutions were lost (more problems, more "
@@ -179,6 +215,37 @@ def build_controlled(section: ControlledBuild, config: RunConfig) -> Path:
         )
     say(f"{len(data.naive):,} naive and {len(data.controlled):,} controlled pairs: {pairs}")
     return pairs
+
+
+_FILES = (PAIRS, NAIVE, CONTROLLED, DATA_EQUAL, HELD_OUT, COUNTS)
+
+
+def _noise(
+    section: ControlledBuild,
+    problems: list[MathProblem],
+    data: ControlledData,
+    grade: Grade[MathProblem],
+) -> dict[str, JsonValue] | None:
+    """With a published grader: the share of wrong solutions that are right by comparison of values."""
+    from prefopt.grade.maths import Grader
+
+    strict = "math-verify"
+    if section.grader == strict:
+        return None
+    by_id = {problem.id: problem for problem in problems}
+    rejected = [
+        (by_id[str(r.meta["problem"])], r.prefix + r.responses[r.pairs[0].rejected].text)
+        for r in data.mixed()
+    ]
+    if section.code is not None:
+        rejected = [(p, parse_blocks(text).blocks[-1].content) for p, text in rejected]
+    with Grader(strict, workers=section.grader_workers, seconds=section.grader_seconds) as other:
+        found = label_noise(rejected, used=grade, strict=graded_by(other))
+    say(
+        f"label noise: {found.right:,} of {found.wrong:,} rejected solutions ({100 * found.share:.1f}%) are right by "
+        f"{strict}; build.grader={strict} leaves them out"
+    )
+    return dict(found._asdict())
 
 
 def _text_pairs(
@@ -190,7 +257,7 @@ def _text_pairs(
 ) -> ControlledData:
     return build_controlled_pairs(
         problems,
-        own_writer(section, config),
+        own_writer(section, Shelf(config)),
         grade=grade,
         settings=section.text_settings(),
         journal=build.journal,
@@ -208,7 +275,14 @@ def _code_pairs(
     from prefopt.sandbox.sandbox import Sandbox
 
     code = section.code or CodeSection()
-    limits = Limits(seconds=code.seconds, memory_bytes=code.memory_bytes)
+    limits = Limits(
+        seconds=code.seconds,
+        cpu_seconds=code.cpu_seconds,
+        memory_bytes=code.memory_bytes,
+        processes=code.processes,
+        output_chars=code.output_chars,
+        disk_bytes=code.disk_bytes,
+    )
     with Sandbox(
         limits,
         workers=code.workers,
@@ -217,7 +291,7 @@ def _code_pairs(
     ) as sandbox:
         return build_controlled_code_pairs(
             problems,
-            own_writer(section, config),
+            own_writer(section, Shelf(config)),
             sandbox,
             grade=grade,
             settings=section.code_settings(code),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -20,11 +21,13 @@ from prefopt.errors import RecordError
 from prefopt.generate.base import Generator, Sampling
 from prefopt.generate.local import LocalGenerator
 from prefopt.judge.base import Locator, WrongSolution
-from prefopt.models.load import ModelSettings, load_model, load_tokenizer
+from prefopt.models.load import LoadedModel, ModelSettings, load_model, load_tokenizer
 from prefopt.text.problems import MathProblem, load_problems
 from prefopt.text.render import RenderSettings
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
     from prefopt.grade.maths import Grader
 
 
@@ -36,6 +39,29 @@ class Parts(NamedTuple):
     grade: Grade[MathProblem]
 
 
+class Shelf:
+    """The models of a recipe, each loaded once however many parts use it."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+        self._loaded: dict[str, LoadedModel] = {}
+
+    def model(self, name: str) -> LoadedModel:
+        """A folder or hub id, loaded as the recipe says; the recipe's own settings hold for its own model only."""
+        if name not in self._loaded:
+            settings = _model_settings(self.config, own=name == self.config.model_name_or_path)
+            self._loaded[name] = load_model(name, settings)
+        return self._loaded[name]
+
+    @property
+    def render(self) -> RenderSettings:
+        """How prompts become text."""
+        config = self.config
+        return RenderSettings(
+            prompt_format=config.prompt_format, separator=config.response_separator
+        )
+
+
 def read_problems(section: BuildSection, style: str) -> list[MathProblem]:
     """The problems of all files, in their prompt style.
 
@@ -43,13 +69,18 @@ def read_problems(section: BuildSection, style: str) -> list[MathProblem]:
         RecordError: a row has no question or answer, or two files have problems of the same id.
     """
     files = [section.problems] if isinstance(section.problems, str) else section.problems
+    stems = [Path(file).stem for file in files]
     problems: list[MathProblem] = []
     for file in files:
         room = None if section.max_problems is None else section.max_problems - len(problems)
         if room == 0:
             break
         columns = section.problem_columns or None
-        problems += load_problems(file, style=style, limit=room, columns=columns)
+        found = load_problems(file, style=style, limit=room, columns=columns)
+        if stems.count(Path(file).stem) > 1:  # rows without ids are named after their file
+            folder = Path(file).parent.name
+            found = [replace(problem, id=f"{folder}/{problem.id}") for problem in found]
+        problems += found
     seen: dict[str, MathProblem] = {}
     for problem in problems:
         other = seen.setdefault(problem.id, problem)
@@ -60,25 +91,24 @@ def read_problems(section: BuildSection, style: str) -> list[MathProblem]:
     return problems
 
 
-def own_writer(section: BuildSection, config: RunConfig) -> Generator:
+def own_writer(section: BuildSection, shelf: Shelf) -> Generator:
     """Who writes the solutions: the section's writer, or the recipe's own model."""
     if section.writer is not None:
-        return open_writer(section.writer, config)
-    own = Writer(model_name_or_path=config.model_name_or_path, batch_size=section.batch_size)
-    return open_writer(own, config)
+        return open_writer(section.writer, shelf)
+    name = shelf.config.model_name_or_path
+    return open_writer(Writer(model_name_or_path=name, batch_size=section.batch_size), shelf)
 
 
-def open_writer(writer: Writer, config: RunConfig) -> Generator:
+def open_writer(writer: Writer, shelf: Shelf) -> Generator:
     """The generator of a section; conversations are rendered as the recipe says."""
     if writer.model_name_or_path is not None:
-        return _local(writer, config)
-    tokenizer = None
-    if writer.endpoint == "completions":
-        tokenizer = load_tokenizer(
-            config.tokenizer_name_or_path or config.model_name_or_path,
-            revision=config.model_revision,
-            trust_remote_code=config.trust_remote_code,
-            chat_template=config.chat_template,
+        loaded = shelf.model(writer.model_name_or_path)
+        return LocalGenerator(
+            loaded.model,
+            loaded.tokenizer,
+            batch_size=writer.batch_size,
+            render=shelf.render,
+            overlong="refuse",
         )
     from prefopt.generate.openai import OpenAIGenerator
 
@@ -87,28 +117,27 @@ def open_writer(writer: Writer, config: RunConfig) -> Generator:
         base_url=str(writer.server),
         api_key=os.environ.get(writer.api_key_variable),
         endpoint=writer.endpoint,
-        tokenizer=tokenizer,
+        tokenizer=_tokenizer(writer, shelf.config) if writer.endpoint == "completions" else None,
         concurrency=writer.concurrency,
         timeout=writer.timeout,
         patience=writer.patience,
-        render=_rendering(config),
+        render=shelf.render,
     )
 
 
-def _local(writer: Writer, config: RunConfig) -> LocalGenerator:
-    own = writer.model_name_or_path == config.model_name_or_path
-    loaded = load_model(str(writer.model_name_or_path), model_settings(config, own=own))
-    return LocalGenerator(
-        loaded.model, loaded.tokenizer, batch_size=writer.batch_size, render=_rendering(config)
+def _tokenizer(writer: Writer, config: RunConfig) -> PreTrainedTokenizerFast:
+    """What turns conversations into the text that a completions endpoint continues."""
+    if writer.tokenizer_name_or_path is not None:
+        return load_tokenizer(writer.tokenizer_name_or_path)
+    return load_tokenizer(
+        config.tokenizer_name_or_path or config.model_name_or_path,
+        revision=config.model_revision,
+        trust_remote_code=config.trust_remote_code,
+        chat_template=config.chat_template,
     )
 
 
-def _rendering(config: RunConfig) -> RenderSettings:
-    """How prompts become text, as in training."""
-    return RenderSettings(prompt_format=config.prompt_format, separator=config.response_separator)
-
-
-def model_settings(config: RunConfig, *, own: bool) -> ModelSettings:
+def _model_settings(config: RunConfig, *, own: bool) -> ModelSettings:
     """How a model of the recipe is loaded; `own`: the one that it trains."""
     return ModelSettings(
         revision=config.model_revision if own else None,
@@ -140,8 +169,8 @@ class Bench(NamedTuple):
     """Of the build, where labels lie by default."""
     parts: Parts
     """Of the pipeline: roll-outs are written by its generator and graded by its grade."""
-    config: RunConfig
-    """The recipe."""
+    shelf: Shelf
+    """The recipe and its models."""
     sampling: Sampling
     """How roll-outs are drawn."""
 
@@ -157,7 +186,7 @@ def _asked(bench: Bench) -> Locator:
     judge = bench.judge
     assert judge.writer is not None  # noqa: S101 - the section's own rule
     return LlmLocator(
-        open_writer(judge.writer, bench.config),
+        open_writer(judge.writer, bench.shelf),
         rules=judge.rules,
         sampling=Sampling(
             max_new_tokens=judge.max_new_tokens, purpose="judge", seed=bench.sampling.seed
@@ -171,7 +200,7 @@ def _scored(bench: Bench) -> Locator:
     from prefopt.judge.reward import RewardModelScorer, ThresholdLocator
 
     judge = bench.judge
-    loaded = load_model(str(judge.reward_model), model_settings(bench.config, own=False))
+    loaded = bench.shelf.model(str(judge.reward_model))
     scorer = RewardModelScorer(
         loaded.model, loaded.tokenizer, step_tag=judge.step_tag, good=judge.good, bad=judge.bad
     )
@@ -179,8 +208,8 @@ def _scored(bench: Bench) -> Locator:
 
 
 def _rolled_out(bench: Bench) -> Locator:
-    from prefopt.judge.reward import ThresholdLocator
     from prefopt.judge.rollout import RolloutScorer
+    from prefopt.judge.turning import RolloutLocator
 
     judge, parts = bench.judge, bench.parts
     by_id = {problem.id: problem for problem in parts.problems}
@@ -195,7 +224,7 @@ def _rolled_out(bench: Bench) -> Locator:
         samples=judge.samples,
         sampling=bench.sampling,
     )
-    return ThresholdLocator(scorer, threshold=judge.threshold)
+    return RolloutLocator(scorer)
 
 
 def _labelled(bench: Bench) -> Locator:

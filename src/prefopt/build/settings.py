@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import Field, model_validator
 
-from prefopt.config import RunConfig, Section
+from prefopt.config import RunConfig, Section, load_recipe
 from prefopt.errors import ConfigError
+from prefopt.values import JsonValue
 
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -17,6 +19,14 @@ Text = Annotated[str, Field(min_length=1)]
 
 PAIRS = "pairs.jsonl"
 """Name of the file of pairs in the folder of a build."""
+RECIPE = "build.yaml"
+"""Name of the recipe there, as it was when the files were made."""
+
+_WITHOUT_EFFECT = frozenset({
+    "batch_size", "grader_workers", "output_dir", "concurrency", "timeout", "patience", "workers",
+    "api_key_variable",
+})  # fmt: skip
+"""Keys that decide how fast the data are made, or where they go, and not what they are."""
 
 
 class Writer(Section):
@@ -32,6 +42,8 @@ class Writer(Section):
     """What the server calls the model."""
     endpoint: Literal["chat", "completions"] = "chat"
     """Of the server. Continuing a prefix through `chat` needs a server that knows continue_final_message."""
+    tokenizer_name_or_path: Text | None = None
+    """Folder or hub id of its tokenizer, whose chat template `completions` needs; null: that of the recipe."""
     api_key_variable: Text = "OPENAI_API_KEY"
     """Environment variable that holds the key; it is never written anywhere."""
     concurrency: Count = 16
@@ -75,11 +87,20 @@ class Judge(Section):
     bad: Text = "-"
     """Its counterpart."""
     threshold: Annotated[float, Field(gt=0, le=1)] = 0.5
-    """The first step with a lower score is the wrong one (reward_model, rollouts)."""
+    """The first step with a lower score is the wrong one (reward_model)."""
     samples: Count = 8
-    """Continuations per step (rollouts)."""
+    """Continuations per step (rollouts); places in doubt get up to eight times as many."""
     labels: Text | None = None
     """File that `prefopt label` writes; null: labels.jsonl in the folder of the build."""
+
+    @model_validator(mode="after")
+    def _no_other_keys(self) -> Self:
+        used = {"by", *_KEYS_OF_JUDGES[self.by]}
+        other = [key for key in type(self).model_fields if key in self.model_fields_set - used]
+        changed = [k for k in other if getattr(self, k) != type(self).model_fields[k].default]
+        if changed:
+            raise ValueError(f"{changed[0]} has no effect with by: {self.by}; remove it")
+        return self
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -87,6 +108,14 @@ class Judge(Section):
             if (self.by == by) != (getattr(self, key) is not None):
                 raise ValueError(f"by: {by} and the key {key} belong together: set both or none")
         return self
+
+
+_KEYS_OF_JUDGES = {
+    "writer": ("writer", "rules", "attempts", "max_new_tokens", "skip_diagrams"),
+    "reward_model": ("reward_model", "step_tag", "good", "bad", "threshold"),
+    "rollouts": ("samples",),
+    "labels": ("labels",),
+}
 
 
 class BuildSection(Section):
@@ -108,6 +137,8 @@ class BuildSection(Section):
     """Processes that compare; null: one per core."""
     grader_seconds: Positive = 5.0
     """Time for one comparison; beyond it the answer counts as wrong."""
+    held_out: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the problems whose pairs go to held-out.jsonl (for eval_file) instead; no question is on both sides."""
     output_dir: Text = "data/{method}"
     """Folder of the build; {method} stands for the method's name."""
 
@@ -135,3 +166,32 @@ def require_section(section: B | None, config: RunConfig) -> B:
             f"`prefopt methods {config.method}` lists the keys"
         )
     return section
+
+
+def differences(before: JsonValue, after: JsonValue, name: str = "build") -> list[str]:
+    """What two sections of a recipe would make differently, as `key: before -> after`; speed and place do not count."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        keys = [k for k in {**before, **after} if k not in _WITHOUT_EFFECT]
+        return [
+            line
+            for key in keys
+            for line in differences(before.get(key), after.get(key), f"{name}.{key}")
+        ]
+    return [] if before == after else [f"{name}: {json.dumps(before)} -> {json.dumps(after)}"]
+
+
+def changes_since(folder: Path, config: RunConfig, section: BuildSection) -> list[str]:
+    """How the recipe differs from the one that the files of a build were made with; empty where there are none.
+
+    Raises:
+        ConfigError: the recipe in the folder is damaged.
+    """
+    file = folder / RECIPE
+    if not file.exists():
+        return []
+    earlier = load_recipe(file)
+    now = section.model_dump(mode="json")
+    model = differences(
+        earlier.get("model_name_or_path"), config.model_name_or_path, "model_name_or_path"
+    )
+    return [*model, *differences(earlier.get("build"), now)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -100,9 +101,14 @@ def wrong_solution(problem: Problem, sample: int, text: str) -> WrongSolution:
     return WrongSolution(f"{problem.id}/{sample}", question, gold, problem.answer, text)
 
 
+def check_id(error: StepError[P], sample: int) -> str:
+    """Id under which the judge is asked about correction number `sample` of an error."""
+    return f"{error.id}/check-{sample}"
+
+
 def problem_id(solution: WrongSolution) -> str:
     """Id of the problem that a solution of this pipeline (`problem/sample`, or a check of one) is about."""
-    return solution.id.split("/check/")[0].rpartition("/")[0]
+    return re.sub(r"/check-\d+$", "", solution.id).rpartition("/")[0]
 
 
 def question_of(problem: Problem) -> str:

@@ -8,12 +8,21 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field, field_validator
 
-from prefopt.build.folder import COUNTS, ERRORS, RELEASED, SOLUTIONS, open_build, tell
+from prefopt.build.folder import (
+    COUNTS,
+    ERRORS,
+    HELD_OUT,
+    RELEASED,
+    SOLUTIONS,
+    open_build,
+    split_held_out,
+    tell,
+)
 from prefopt.build.parts import (
     Bench,
     Parts,
+    Shelf,
     graded_by,
-    model_settings,
     open_judge,
     open_writer,
     own_writer,
@@ -27,10 +36,8 @@ from prefopt.config import RunConfig
 from prefopt.errors import RecordError
 from prefopt.evals.likelihood import ResponseLogp, response_logps
 from prefopt.generate.base import Sampling
-from prefopt.models.load import load_model
 from prefopt.progress import say
 from prefopt.records import Preference
-from prefopt.text.render import RenderSettings
 from prefopt.text.styles import find_style
 from prefopt.values import JsonValue
 
@@ -39,7 +46,7 @@ class StepBuild(BuildSection):
     """How step pairs are made; the defaults are those of the published scripts."""
 
     style: Text = "chat-boxed-step"
-    """How a problem is put to the writer; the style must begin solutions with steps (`Step 1:`)."""
+    """How a problem is put to the writer; unless the model writes steps by itself, one that begins with `Step 1:`."""
     judge: Judge
     """Who finds the first wrong step."""
     source: Literal["self", "other"] = "self"
@@ -69,7 +76,7 @@ class StepBuild(BuildSection):
     end_last_step: bool = False
     """Train the end token after a step that is the last of its solution."""
     measure_reference: bool = True
-    """Score the pairs under the recipe's model (in this process) and report mean log-probabilities."""
+    """Score the pairs under the recipe's reference (in this process) and report mean log-probabilities."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Source of the randomness of the build."""
 
@@ -99,11 +106,19 @@ class StepBuild(BuildSection):
         """Broken rules about several keys."""
         if (self.source == "other") != (self.corrector is not None):
             return ["build: source: other and the key corrector belong together: set both or none"]
+        if self.check_chosen and self.judge.by == "labels":
+            return [
+                "build: check_chosen asks the judge about corrections too, which `prefopt label` does not show: remove it"
+            ]
+        if self.temperature == 0 and (self.samples > 1 or self.corrections > 1):
+            return [
+                "build: temperature 0 makes all samples the same: raise it, or set samples and corrections to 1"
+            ]
         return []
 
 
 def build_steps(section: StepBuild, config: RunConfig) -> Path:
-    """Make the pairs of a recipe and write its build folder; returns the file of pairs.
+    """Make the pairs of a recipe and write its build folder; returns the file of pairs, or of what waits for labels.
 
     Started again it goes on where it stopped: nothing is sampled or judged twice.
 
@@ -115,12 +130,13 @@ def build_steps(section: StepBuild, config: RunConfig) -> Path:
     problems = read_problems(section, section.style)
     folder = section.folder(config.method)
     with (
-        open_build(folder, config) as build,
+        open_build(folder, config, section, _FILES) as build,
         Grader(
             section.grader, workers=section.grader_workers, seconds=section.grader_seconds
         ) as grader,
     ):
-        parts = Parts(problems, own_writer(section, config), graded_by(grader))
+        shelf = Shelf(config)
+        parts = Parts(problems, own_writer(section, shelf), graded_by(grader))
         settings = section.steps()
         drawn = Sampling(
             temperature=settings.temperature,
@@ -133,21 +149,27 @@ def build_steps(section: StepBuild, config: RunConfig) -> Path:
             problems,
             parts.generator,
             grade=parts.grade,
-            locator=open_judge(Bench(section.judge, folder, parts, config, drawn)),
+            locator=open_judge(Bench(section.judge, folder, parts, shelf, drawn)),
             settings=settings,
             journal=build.journal,
-            corrector=None if section.corrector is None else open_writer(section.corrector, config),
+            corrector=None if section.corrector is None else open_writer(section.corrector, shelf),
         )
         tell(data.counts)
         build.write_rows(ERRORS, _judged_rows(data))
-        build.write_records(SOLUTIONS, data.solutions)
         by_id = {problem.id: problem for problem in problems}
-        build.write_rows(RELEASED, released_rows(data.steps, by_id))
-        pairs = build.write_records(PAIRS, data.steps)
-        measured = _measured(data.steps, section, config)
+        steps, held_out = split_held_out(data.steps, section.held_out)
+        build.write_records(SOLUTIONS, split_held_out(data.solutions, section.held_out)[0])
+        build.write_rows(RELEASED, released_rows(steps, by_id))
+        build.write_records(HELD_OUT, held_out)
+        measured = _measured(steps, section, shelf)
         build.write_facts(COUNTS, {"counts": data.counts, "reference": measured})
+        if steps:
+            build.write_records(PAIRS, steps)
     _say_what_is_missing(data, folder)
-    return pairs
+    return folder / (PAIRS if data.steps else ERRORS)
+
+
+_FILES = (PAIRS, SOLUTIONS, RELEASED, ERRORS, HELD_OUT, COUNTS)
 
 
 class MeanLogp(NamedTuple):
@@ -181,14 +203,14 @@ def mean_logps(
 
 
 def _measured(
-    records: Sequence[Preference], section: StepBuild, config: RunConfig
+    records: Sequence[Preference], section: StepBuild, shelf: Shelf
 ) -> dict[str, JsonValue] | None:
     if not records or not section.measure_reference:
         return None
-    loaded = load_model(config.model_name_or_path, model_settings(config, own=True))
-    render = RenderSettings(prompt_format=config.prompt_format, separator=config.response_separator)
+    config = shelf.config
+    loaded = shelf.model(config.reference_model or config.model_name_or_path)
     scores = response_logps(
-        loaded.model, loaded.tokenizer, records, render=render, batch_size=section.batch_size
+        loaded.model, loaded.tokenizer, records, render=shelf.render, batch_size=section.batch_size
     )
     found = mean_logps(records, scores)
     for side, mean in found.items():
@@ -214,11 +236,12 @@ def _say_what_is_missing(data: StepData, folder: Path) -> None:
     if data.awaited:
         say(
             f"{data.awaited:,} wrong solutions have no verdict yet: label them with `prefopt label {folder / ERRORS}`, "
-            "or run the same build again to ask the judge once more"
+            "or, where a server failed, run the same build again"
         )
-    if not data.steps:
+    if not data.steps and not data.awaited:
         raise RecordError(
             f"{folder}: no pair could be made; the counts above say where solutions were lost (more problems, more "
             "samples or another judge may help)"
         )
-    say(f"{sum(len(p.pairs) for p in data.steps):,} pairs: {folder / PAIRS}")
+    if data.steps:
+        say(f"{sum(len(p.pairs) for p in data.steps):,} pairs: {folder / PAIRS}")

@@ -18,6 +18,7 @@ from prefopt.build.step_data import (
     StepData,
     StepError,
     StepSettings,
+    check_id,
     problem_id,
     question_of,
     repeats,
@@ -92,6 +93,8 @@ class _Pipeline(Generic[P]):
         self.journal = journal
         self.counts: Counter[str] = Counter()
         self.judged: list[tuple[WrongSolution, Location]] = []
+        self.unchecked: set[str] = set()
+        """Errors that had right corrections, none of which passed the check."""
 
     def run(self, problems: Sequence[P]) -> StepData:
         self.counts["problems"] = len(problems)
@@ -217,7 +220,11 @@ class _Pipeline(Generic[P]):
             if good:
                 right[completion.id].append(completion)
         self.counts["corrections right"] = sum(map(len, right.values()))
-        return self.checked(by_id, right) if self.settings.check_chosen else right
+        if not self.settings.check_chosen:
+            return right
+        kept = self.checked(by_id, right)
+        self.unchecked = {key for key, group in right.items() if group and not kept[key]}
+        return kept
 
     def checked(
         self, errors: dict[str, StepError[P]], right: dict[str, list[Completion]]
@@ -226,15 +233,17 @@ class _Pipeline(Generic[P]):
         asked = [(errors[key], c) for key, group in right.items() for c in group]
         solutions = [
             wrong_solution(e.problem, c.sample, e.prefix + c.text)._replace(
-                id=f"{e.id}/check/{c.sample}"
+                id=check_id(e, c.sample)
             )
             for e, c in asked
         ]
         with counted("checking corrected steps") as tick:
-            located = self.locator.locate(solutions, journal=self.journal, progress=tick)
+            located = self.locator.locate(
+                solutions, journal=self.journal, progress=tick, right=True
+            )
         kept: dict[str, list[Completion]] = {key: [] for key in right}
         for (error, completion), location in zip(asked, located, strict=True):
-            if location.verdict in AWAITED:
+            if location.verdict in (*AWAITED, "undecided"):
                 self.counts["corrections without a verdict on the step"] += 1
             elif location.number is not None and location.number <= error.number:
                 self.counts["corrections right through a wrong step"] += 1
@@ -246,7 +255,9 @@ class _Pipeline(Generic[P]):
         """Stage 5: the corrected steps that make a pair with the wrong one, counted."""
         distinct = self.distinct_steps(error, right)
         if not right:
-            self.counts["errors without a right correction"] += 1
+            lost = error.id in self.unchecked
+            failed = "errors whose right corrections fail the check"
+            self.counts[failed if lost else "errors without a right correction"] += 1
         elif not distinct:
             self.counts["errors whose corrections repeat the wrong step"] += 1
         chosen = distinct[: self.settings.pairs_per_error]
@@ -283,6 +294,7 @@ class _Pipeline(Generic[P]):
 _UNPLACED = {
     "found": "errors without a step number",
     "none": "errors in which the judge finds no wrong step",
-    "missing": "errors without a verdict",
+    "missing": "errors without a verdict yet",
+    "undecided": "errors on which the judge cannot decide",
     "failed": "errors whose judge failed",
 }

@@ -9,9 +9,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
-    from prefopt.evals.harness import HarnessResult
-    from prefopt.evals.maths import Evaluation
-    from prefopt.evals.suite import EvalSettings, Evaluated
+    from prefopt.evals.settings import EvalSettings
     from prefopt.evals.target import Server
 
 NAME = "eval"
@@ -27,8 +25,12 @@ GSM8K, MATH and any rows with a question and an answer are read (JSONL, JSON, CS
 Every output is saved with its verdict. Killed at any time, the same command goes on where it stopped."""
 
 _BATCH_SIZE = 64
-_LEVELS_SHOWN = 12
-_CUT_SHOWN = 0.01
+_GRADER = "math-verify"
+_OF_FILES = (
+    "style", "against", "max_new_tokens", "column", "server", "model", "endpoint", "patience", "code",
+    "unsafe_local_execution",
+)  # fmt: skip
+"""Options that mean nothing to tasks of the harness."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--style", metavar="NAME", help="prompt style (chat, where the model has a chat template)"
     )
     parser.add_argument(
-        "--grader", default="math-verify", metavar="NAME", help="rules of grading (math-verify)"
+        "--grader", default=_GRADER, metavar="NAME", help="rules of grading (math-verify)"
     )
     parser.add_argument(
         "--max-new-tokens", type=int, default=None, metavar="N", help="longest solution (1024)"
@@ -64,6 +66,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what a column means, e.g. question=text; may be repeated",
     )
     parser.add_argument("--output", type=Path, metavar="DIR", help="folder for the results")
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace earlier results that were made with other settings",
+    )
     parser.add_argument("--name", help="of the model, for tables and the report")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (auto)")
     parser.add_argument(
@@ -89,6 +96,12 @@ def _add_server(parser: argparse.ArgumentParser) -> None:
         "--endpoint",
         choices=["chat", "completions"],
         help="chat for chat styles, completions for text styles (by the style)",
+    )
+    group.add_argument(
+        "--patience",
+        type=float,
+        metavar="SECONDS",
+        help="how long a server in trouble is tried again (600); one that never answered, 10 at most",
     )
 
 
@@ -135,30 +148,25 @@ def run(arguments: argparse.Namespace) -> int:
 def _run_files(arguments: argparse.Namespace) -> int:
     settings = _settings(arguments)
 
-    from prefopt.evals.maths import read_evaluation
+    from prefopt.cli._evaluated import print_comparison, print_groups, print_remarks, print_table
     from prefopt.evals.suite import evaluate_files
 
-    earlier: list[Evaluation] = []
-    if arguments.against is not None:
-        several = len(arguments.problems) > 1
-        folders = [
-            arguments.against / Path(f).stem if several else arguments.against
-            for f in arguments.problems
-        ]
-        earlier = [read_evaluation(folder) for folder in folders]
     found = evaluate_files(
         arguments.target,
         arguments.problems,
         settings,
         output=arguments.output,
         name=arguments.name,
+        against=arguments.against,
+        overwrite=arguments.overwrite,
     )
-    _print_table(found)
+    print_table(found)
     for each in found:
-        _print_groups(each.evaluation)
-        _print_remarks(each, settings)
-    for before, each in zip(earlier, found, strict=False):
-        _print_comparison(before, each.evaluation)
+        print_groups(each.evaluation)
+        print_remarks(each, settings)
+    for each in found:
+        if each.against is not None:
+            print_comparison(each.against, each)
     for each in found:
         print(f"results: {each.folder}")
     return 0
@@ -166,7 +174,7 @@ def _run_files(arguments: argparse.Namespace) -> int:
 
 def _settings(arguments: argparse.Namespace) -> EvalSettings:
     from prefopt.errors import ConfigError
-    from prefopt.evals.suite import EvalSettings
+    from prefopt.evals.settings import EvalSettings
 
     if arguments.unsafe_local_execution and not arguments.code:
         raise ConfigError("--unsafe-local-execution runs programs, so it needs --code")
@@ -203,10 +211,10 @@ def _server(arguments: argparse.Namespace) -> Server | None:
     from prefopt.evals.target import Server
 
     if arguments.server is None:
-        for option in ("model", "endpoint"):
+        for option in ("model", "endpoint", "patience"):
             if getattr(arguments, option) is not None:
                 raise ConfigError(
-                    f"--{option} belongs to --server URL; a local model is named by TARGET alone"
+                    f"--{option} belongs to --server URL; without it TARGET is loaded in this process"
                 )
         return None
     for option, usual in (("device", "auto"), ("dtype", "auto"), ("batch_size", _BATCH_SIZE)):
@@ -215,100 +223,25 @@ def _server(arguments: argparse.Namespace) -> Server | None:
                 f"--{option.replace('_', '-')} is about a model in this process; the model of --server runs as the "
                 "server was started, so leave it out"
             )
-    return Server(arguments.server, arguments.model or arguments.target, arguments.endpoint)
-
-
-def _print_table(found: Sequence[Evaluated]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    table.add_column("problems")
-    for title in ("accuracy", "95% interval", "right", "no answer", "cut", "seconds"):
-        table.add_column(title, justify="right")
-    for evaluation, _, seconds, _ in found:
-        table.add_row(
-            evaluation.split,
-            f"{100 * evaluation.value:.1f}%",
-            f"{100 * evaluation.low:.1f} to {100 * evaluation.high:.1f}%",
-            f"{evaluation.correct}/{evaluation.total}",
-            str(evaluation.unanswered),
-            str(evaluation.cut),
-            f"{seconds:.1f}",
-        )
-    Console().print(table)
-
-
-def _print_groups(evaluation: Evaluation) -> None:
-    """Accuracy by level and type, where the file names more than one."""
-    from prefopt.evals.maths import by_label
-
-    for name, group in by_label(evaluation.outputs).items():
-        if len(group) > 1:
-            shown = [
-                f"{value} {100 * found.value:.1f}% ({found.correct}/{found.total})"
-                for value, found in list(group.items())[:_LEVELS_SHOWN]
-            ]
-            more = len(group) - _LEVELS_SHOWN
-            rest = [f"{more} more in evaluation.json"] if more > 0 else []
-            print(f"{evaluation.split} by {name}: " + ", ".join([*shown, *rest]))
-
-
-def _print_remarks(found: Evaluated, settings: EvalSettings) -> None:
-    evaluation = found.evaluation
-    for line in found.remarks:
-        print(line)
-    if evaluation.cut > _CUT_SHOWN * evaluation.total:
-        fate = (
-            "did not end and count as wrong"
-            if settings.code
-            else "were cut off and graded as they are"
-        )
-        print(
-            f"{evaluation.split}: {evaluation.cut} of {evaluation.total} solutions {fate}; a higher "
-            f"--max-new-tokens than {settings.max_new_tokens} may change the number"
-        )
-    if evaluation.failed:
-        first = next(o for o in evaluation.outputs if o.finish_reason == "error")
-        print(
-            f"{evaluation.split}: {evaluation.failed} problems got no solution and count as wrong, first "
-            f"'{first.id}': {first.output}"
-        )
-
-
-def _print_comparison(before: Evaluation, after: Evaluation) -> None:
-    from prefopt.evals.maths import compare
-
-    found = compare(before, after)
-    value, low, high = found.difference[:3]
-    print(
-        f"{after.split}: {after.name} against {before.name}: {100 * value:+.1f} points "
-        f"(95% interval {100 * low:+.1f} to {100 * high:+.1f}), {found.gained} gained, {found.lost} lost, "
-        f"p = {found.p:.3g} (McNemar)"
-    )
-    changed = [
-        key
-        for key in ("style", "grader", "max_new_tokens", "code")
-        if before.settings.get(key) != after.settings.get(key) and key in before.settings
-    ]
-    if changed:
-        shown = ", ".join(f"{k} {before.settings[k]} / {after.settings.get(k)}" for k in changed)
-        print(f"  the two were not evaluated alike: {shown}")
+    model, patience = arguments.model or arguments.target, arguments.patience
+    usual = Server(arguments.server, model, arguments.endpoint)
+    return usual if patience is None else usual._replace(patience=patience)
 
 
 def _run_harness(arguments: argparse.Namespace) -> int:
     from prefopt.errors import ConfigError
 
-    unused = ("style", "against", "server", "max_new_tokens")
-    given = [option for option in unused if getattr(arguments, option) is not None]
-    if arguments.problems or arguments.code or given:
-        option = "--" + given[0].replace("_", "-") if given else "--code"
+    given = [option for option in _OF_FILES if getattr(arguments, option) not in (None, False, [])]
+    given += ["grader"] if arguments.grader != _GRADER else []
+    if arguments.problems or given:
+        option = f"--{given[0].replace('_', '-')}" if given else ""
         what = f"the file {arguments.problems[0]}" if arguments.problems else option
         raise ConfigError(
             f"{what} means nothing to --harness: its tasks say what is asked and how; evaluate files in a command of "
             "their own"
         )
 
+    from prefopt.cli._evaluated import print_harness
     from prefopt.evals.harness import HarnessSettings, run_harness
 
     result = run_harness(
@@ -325,28 +258,8 @@ def _run_harness(arguments: argparse.Namespace) -> int:
         ),
         output=arguments.output,
         name=arguments.name,
+        overwrite=arguments.overwrite,
     )
-    _print_harness(result)
+    print_harness(result)
     print(f"results: {result.folder}")
     return 0
-
-
-def _print_harness(result: HarnessResult) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for title in ("task", "metric", "filter"):
-        table.add_column(title)
-    for title in ("value", "standard error", "problems"):
-        table.add_column(title, justify="right")
-    for score in result.scores:
-        table.add_row(
-            score.task,
-            score.metric,
-            score.filter,
-            f"{score.value:.4f}",
-            "-" if score.stderr is None else f"{score.stderr:.4f}",
-            str(score.problems),
-        )
-    Console().print(table)

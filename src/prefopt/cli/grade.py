@@ -17,14 +17,16 @@ NAME = "grade"
 HELP = """\
 Grade answers to mathematics problems: `prefopt grade FILE --output OUT`.
 
-FILE holds one JSON object a line with `problem` (or `question`), `answer` (the gold one: a text, a number or a list
-of texts) and `output` (what a model wrote). OUT gets the same rows in the same order with `correct`, `extracted` and
-`reason`. Prints the accuracy with its 95% interval."""
+FILE holds one JSON object a line with `answer` (the gold one: a text, a number or a list of these), `output` (what a
+model wrote) and, if there is one, `problem` (or `question`). OUT gets the same rows in the same order with `correct`,
+`extracted` and `reason`. Prints the accuracy with its 95% interval."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the files, the grader and its limits."""
-    parser.add_argument("file", metavar="FILE", help="JSON Lines with problem, answer, output")
+    parser.add_argument(
+        "file", metavar="FILE", help="JSON Lines with answer, output and maybe problem"
+    )
     parser.add_argument("--output", required=True, metavar="OUT", help="JSON Lines file to write")
     parser.add_argument(
         "--grader",
@@ -89,18 +91,26 @@ def read_rows(source: Path) -> list[GradeRow]:
 
 
 def summary(graded: Sequence[Graded]) -> list[str]:
-    """The accuracy and what else to know about the verdicts, as lines."""
+    """The accuracy and what else to know about the verdicts, as lines.
+
+    Rows whose gold answer cannot be read are no measure of the outputs: they are told, and not part of the accuracy.
+    """
     from collections import Counter
 
     from prefopt.grade.statistics import wilson
 
-    correct, total = sum(g.correct for g in graded), len(graded)
-    if not total:
-        return ["accuracy: no rows to grade"]
-    low, high = wilson(correct, total)
     reasons = Counter(g.reason for g in graded)
+    unread = reasons["unreadable gold"]
+    correct, total = sum(g.correct for g in graded), len(graded) - unread
+    rows = "1 row has an answer" if unread == 1 else f"{unread:,} rows have answers"
+    warning = f"warning: {rows} that cannot be read (empty?); left out of the accuracy"
+    warnings = [warning] if unread else []
+    if not total:
+        return [*warnings, "accuracy: no rows to grade"]
+    low, high = wilson(correct, total)
     interval = f"{100 * low:.2f}% to {100 * high:.2f}%"
     return [
+        *warnings,
         f"accuracy: {100 * correct / total:.2f}% ({correct:,} of {total:,}), 95% interval {interval}",
         "reasons: " + ", ".join(f"{count:,} {reason}" for reason, count in reasons.most_common()),
         f"no answer: {reasons['no answer']:,}; over the time limit: {reasons['time limit']:,}",
@@ -117,7 +127,7 @@ def _item(row: Mapping[str, JsonValue], where: str) -> GradeItem:
     for key in ("answer", "output"):
         if key not in row:
             raise RecordError(
-                f"{where}: there is no {key!r}; a row needs problem, answer and output"
+                f"{where}: there is no {key!r}; a row needs answer and output (problem may be missing)"
             )
     output = row["output"]
     if not isinstance(output, str):
@@ -129,15 +139,17 @@ def _answer(answer: JsonValue, where: str) -> str:
     from prefopt.errors import RecordError
     from prefopt.grade.answers import join_answers
 
-    if isinstance(answer, str):
-        return answer
-    if isinstance(answer, int | float) and not isinstance(answer, bool):
-        return str(answer)
-    if isinstance(answer, list) and answer and all(isinstance(item, str) for item in answer):
-        return join_answers([item for item in answer if isinstance(item, str)])
-    raise RecordError(
-        f"{where}: answer is {json.dumps(answer)[:60]}; it has to be a text, a number or a list of texts"
-    )
+    items = answer if isinstance(answer, list) else [answer]
+    texts = [
+        str(item)
+        for item in items
+        if isinstance(item, str | int | float) and not isinstance(item, bool)
+    ]
+    if not texts or len(texts) < len(items):
+        raise RecordError(
+            f"{where}: answer is {json.dumps(answer)[:60]}; it has to be a text, a number or a list of these"
+        )
+    return join_answers(texts) if isinstance(answer, list) else texts[0]
 
 
 def _prepare(folder: Path) -> None:
@@ -167,7 +179,8 @@ def _write(target: Path, rows: Sequence[GradeRow], graded: Sequence[Graded]) -> 
     try:
         with temporary.open("w", encoding="utf-8", newline="\n") as file:
             for row, verdict in zip(rows, graded, strict=True):
-                file.write(_line({**row.values, **verdict._asdict()}) + "\n")
+                line = json.dumps({**row.values, **verdict._asdict()}, ensure_ascii=False)
+                file.write(line + "\n")
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(target)
@@ -178,17 +191,3 @@ def _write(target: Path, rows: Sequence[GradeRow], graded: Sequence[Graded]) -> 
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
-
-
-def _line(values: Mapping[str, JsonValue]) -> str:
-    line = json.dumps(values, ensure_ascii=False)
-    # Halves of characters, which JSON can hold and UTF-8 cannot, stay escaped.
-    return line if _encodes(line) else json.dumps(values)
-
-
-def _encodes(line: str) -> bool:
-    try:
-        line.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -231,6 +231,10 @@ class RunConfig(Section):
         """The training data that the recipe makes itself (`prefopt build`); None where it makes none."""
         return None
 
+    def changed_since_built(self) -> list[str]:
+        """How the recipe differs from the one that `built_file` was made with."""
+        return []
+
     def contradictions(self) -> list[str]:
         """Every broken rule about several keys at once, as one sentence each that names the keys.
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from prefopt.agents.interpreted import Attempt, Solved, Solving, solve
 from prefopt.evals.maths import GradeAll, count
 from prefopt.evals.outcome import Evaluation, Finish, Written
+from prefopt.evals.settings import MAX_CALLS
 from prefopt.generate.base import Generator
 from prefopt.generate.journal import Journal, Progress
 from prefopt.generate.schedule import constant
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from prefopt.sandbox.sandbox import Sandbox
 
 GREEDY_CODE = Solving(
-    max_calls=24, max_new_tokens=512, schedule=constant(0.0), purpose="evaluation"
+    max_calls=MAX_CALLS, max_new_tokens=512, schedule=constant(0.0), purpose="evaluation"
 )
 
 

@@ -96,7 +96,7 @@ def read_evaluation(folder: Path | str) -> Evaluation:
         RecordError: a file is broken; the message names file and line.
     """
     path = Path(folder)
-    facts = _read_facts(path / RESULT_FILE)
+    facts = read_facts(path)
     text = _read(path / OUTPUTS_FILE)
     outputs = tuple(
         _from_json(parse_line(line, f"{path / OUTPUTS_FILE}:{n}"), f"{path / OUTPUTS_FILE}:{n}")
@@ -119,12 +119,19 @@ def read_evaluation(folder: Path | str) -> Evaluation:
     )
 
 
-def _read_facts(path: Path) -> dict[str, JsonValue]:
+def read_facts(folder: Path | str, file: str = RESULT_FILE) -> dict[str, JsonValue]:
+    """What `evaluation.json`, or another such file of a folder, says.
+
+    Raises:
+        StorageError: the folder holds none, or it cannot be read.
+        RecordError: it is broken.
+    """
+    path = Path(folder) / file
     try:
         facts: JsonValue = json.loads(_read(path))
     except json.JSONDecodeError as error:
         raise RecordError(
-            f"{path}:{error.lineno}: broken JSON ({error.msg}); evaluate again"
+            f"{path}:{error.lineno}: broken JSON ({error.msg}); evaluate again with --overwrite"
         ) from error
     return read_object(facts, "evaluation", str(path))
 

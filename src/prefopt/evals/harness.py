@@ -20,8 +20,10 @@ from typing import NamedTuple, cast
 
 from prefopt.config.mistakes import unknown_name
 from prefopt.errors import ConfigError, MissingExtraError
+from prefopt.evals.earlier import require_replaceable
 from prefopt.evals.files import write_whole
 from prefopt.evals.target import find_device, find_target
+from prefopt.models.digest import model_digest
 from prefopt.models.load import LoadedModel, ModelSettings, load_model
 from prefopt.values import JsonValue
 
@@ -90,6 +92,7 @@ def run_harness(
     *,
     output: Path | None = None,
     name: str | None = None,
+    overwrite: bool = False,
 ) -> HarnessResult:
     """The scores of a model on tasks of lm-evaluation-harness, written to a folder.
 
@@ -102,10 +105,12 @@ def run_harness(
         settings: how they are run.
         output: folder for the results; by default `harness` in a run folder, else `evaluations/<name>`.
         name: of the model, for the folder.
+        overwrite: whether results of other tasks, settings or models may be replaced.
 
     Raises:
         MissingExtraError: lm-eval is not installed.
-        ConfigError: an unknown task, or one that cannot be set up; the message names it.
+        ConfigError: an unknown task, or one that cannot be set up; the message names it. Or the folder holds results
+            with other settings.
         ModelError: the target cannot be loaded.
     """
     manager = _task_manager(settings.include_path)
@@ -113,7 +118,8 @@ def run_harness(
         if task not in manager.all_tasks:
             raise _unknown(task, manager.all_tasks)
     found = find_target(target)
-    own = Path("evaluations") / (name or found.name)
+    label = name or found.name
+    own = Path("evaluations") / label
     folder = output or (found.run / "harness" if found.run is not None else own)
     loaded = load_model(
         found.model, ModelSettings(dtype=settings.dtype, device=find_device(settings.device))
@@ -122,11 +128,30 @@ def run_harness(
         raise ConfigError(
             f"{found.model}: --apply-chat-template, but the tokenizer has no chat template; leave the option out"
         )
+    facts = _settings(settings, tasks, found.model, model_digest(loaded.model))
+    require_replaceable(folder, facts, overwrite=overwrite, file=RESULT_FILE)
     with _quiet(), _offline(active=all(_is_local(manager.task_index[task]) for task in tasks)):
         result = _evaluate(loaded, tasks, settings, manager)
     scores = _scores(result)
-    _write(result, scores, folder, found.model)
+    head = {"name": label, "model": found.model, "settings": facts}
+    _write(result, scores, folder, head)
     return HarnessResult(scores, folder)
+
+
+def _settings(
+    settings: HarnessSettings, tasks: Sequence[str], model: str, digest: str
+) -> dict[str, JsonValue]:
+    """What decided the numbers, for `prefopt.evals.earlier`."""
+    return {
+        "target": model,
+        "generator": digest,
+        "dtype": settings.dtype,
+        "tasks": ",".join(tasks),
+        "include_path": None if settings.include_path is None else str(settings.include_path),
+        "num_fewshot": settings.num_fewshot,
+        "apply_chat_template": settings.apply_chat_template,
+        "limit": settings.limit,
+    }
 
 
 def _module(name: str) -> ModuleType:
@@ -254,7 +279,10 @@ def _scores(result: Mapping[str, JsonValue]) -> tuple[Score, ...]:
 
 
 def _write(
-    result: Mapping[str, JsonValue], scores: Sequence[Score], folder: Path, model: str
+    result: Mapping[str, JsonValue],
+    scores: Sequence[Score],
+    folder: Path,
+    head: Mapping[str, JsonValue],
 ) -> None:
     samples = cast("Mapping[str, Sequence[JsonValue]]", result.get("samples", {}))
     for task, rows in samples.items():
@@ -262,10 +290,10 @@ def _write(
         write_whole(folder / SAMPLES_FILE.format(task=task.replace("/", "_")), text)
     packages = ("lm-eval", "transformers", "torch", "datasets", "prefopt")
     facts = {
-        "model": model,
+        **head,
         "scores": [score._asdict() for score in scores],
         "packages": {name: metadata.version(name) for name in packages},
-        **{key: value for key, value in result.items() if key != "samples"},
+        **{k: v for k, v in result.items() if k not in ("samples", *head)},
     }
     write_whole(
         folder / RESULT_FILE, json.dumps(facts, indent=1, ensure_ascii=False, default=str) + "\n"

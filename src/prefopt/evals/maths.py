@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
-from prefopt.errors import ConfigError
+from prefopt.evals.earlier import require_same_problems
 from prefopt.evals.files import OUTPUTS_FILE, RESULT_FILE, read_evaluation, write_evaluation
 from prefopt.evals.outcome import (
     UNGRADED,
@@ -188,17 +188,13 @@ def compare(first: Evaluation, second: Evaluation) -> Comparison:
     """
     before = {output.id: output for output in first.outputs}
     after = {output.id: output for output in second.outputs}
-    if before.keys() != after.keys() or not before:
-        raise ConfigError(
-            f"{first.name} and {second.name} share {len(before.keys() & after.keys())} of their "
-            f"{len(before)} and {len(after)} problems; evaluate both on the same ones"
-        )
-    for key, output in before.items():
-        if output.answer != after[key].answer:
-            raise ConfigError(
-                f"{first.name} and {second.name} differ in the right answer to '{key}' ({output.answer!r}, "
-                f"{after[key].answer!r}); evaluate both on the same file"
-            )
+    alike = first.name == second.name
+    names = ("the first", f"the second evaluation of {second.name}")
+    require_same_problems(
+        {key: output.answer for key, output in before.items()},
+        {key: output.answer for key, output in after.items()},
+        names=names if alike else (first.name, second.name),
+    )
     marks = [(before[key].correct, after[key].correct) for key in before]
     gained, lost = marks.count((False, True)), marks.count((True, False))
     difference = paired_bootstrap([b for b, _ in marks], [a for _, a in marks])

@@ -6,20 +6,26 @@ where it stopped, other settings use other rows), then `evaluation-outputs.jsonl
 
 from __future__ import annotations
 
-import hashlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 from prefopt.errors import ConfigError
-from prefopt.evals.files import RESULT_FILE, read_evaluation, write_evaluation
+from prefopt.evals.earlier import (
+    Earlier,
+    Held,
+    read_earlier,
+    require_comparable,
+    require_replaceable,
+)
+from prefopt.evals.files import write_evaluation
 from prefopt.evals.maths import evaluate_all
 from prefopt.evals.outcome import Evaluation, Verdict
+from prefopt.evals.settings import EvalSettings, stored
 from prefopt.evals.target import (
-    Server,
     Target,
     choose_style,
     find_target,
@@ -27,7 +33,7 @@ from prefopt.evals.target import (
     open_local,
     open_server,
 )
-from prefopt.generate.base import Generator, Sampling
+from prefopt.generate.base import Generator
 from prefopt.generate.journal import Journal, Progress
 from prefopt.grade.maths import GradeItem, Grader
 from prefopt.ledger import Ledger
@@ -41,38 +47,6 @@ DEFAULT_FOLDER = Path("evaluations")
 CODE_STYLE = "scdpo"
 
 
-@dataclass(frozen=True, slots=True)
-class EvalSettings:
-    """How problems are put, solved and graded. Decoding is greedy."""
-
-    style: str | None = None
-    """Prompt style; None is `chat`, for models with a chat template."""
-    grader: str = "math-verify"
-    max_new_tokens: int = 1024
-    batch_size: int = 64
-    """Rows decoded together; it does not change the results."""
-    limit: int | None = None
-    """Only the first problems of each file."""
-    columns: Mapping[str, str] = field(default_factory=dict)
-    """What columns of the files mean, {"question": "text"}, where that is not recognised."""
-    device: str = "auto"
-    dtype: str = "auto"
-    """Of the weights; auto: as stored."""
-    server: Server | None = None
-    code: bool = False
-    """Whether solutions run programs (`prefopt.evals.code`)."""
-    unsafe_local_execution: bool = False
-    """Let programs run without isolation where there is none."""
-
-    def __post_init__(self) -> None:
-        for name, value in (
-            ("max_new_tokens", self.max_new_tokens),
-            ("batch_size", self.batch_size),
-        ):
-            if value < 1:
-                raise ConfigError(f"{name} is {value}; use 1 or more")
-
-
 class Evaluated(NamedTuple):
     """One file's evaluation."""
 
@@ -82,7 +56,9 @@ class Evaluated(NamedTuple):
     seconds: float
     """This time; what the journal held cost nothing."""
     remarks: tuple[str, ...]
-    """What the file's reader noticed."""
+    """What the file's reader noticed, and whether the number replaces another one."""
+    against: Earlier | None = None
+    """What it can be compared with, where that was asked for."""
 
 
 class _ProblemSet(NamedTuple):
@@ -90,6 +66,14 @@ class _ProblemSet(NamedTuple):
     problems: list[MathProblem]
     folder: Path
     remarks: tuple[str, ...]
+    against: Earlier | None
+
+
+class _Place(NamedTuple):
+    """What goes into a folder beside the outputs, and what is there now."""
+
+    settings: dict[str, JsonValue]
+    held: Held | None
 
 
 def evaluate_files(
@@ -99,11 +83,14 @@ def evaluate_files(
     *,
     output: Path | None = None,
     name: str | None = None,
+    against: Path | None = None,
+    overwrite: bool = False,
 ) -> list[Evaluated]:
     """The evaluation of a model on each file of problems, written into its folder.
 
     One file: into `output`; else into the run folder, where the report finds it; else into `evaluations/<name>`.
     Several: into a sub-folder of that for each, named like the file without its ending (`evaluations` in a run folder).
+    Everything that can be checked is checked before the model writes anything.
 
     Args:
         target: a run folder, a model or adapter folder, a hub id, or what to call the model of a server.
@@ -111,10 +98,12 @@ def evaluate_files(
         settings: how they are put, solved and graded.
         output: folder for the results.
         name: of the model, for tables and the report.
+        against: folder of an earlier evaluation of the same problems, for `Evaluated.against`.
+        overwrite: whether evaluations with other settings may be replaced; those with equal settings always are.
 
     Raises:
-        ConfigError: an unknown style, grader or device; two files of the same name; or the default folder holds the
-            evaluation of another model.
+        ConfigError: an unknown style, grader or device; two files of the same name; a folder holds an evaluation with
+            other settings; or the one in `against` is about other problems.
         ModelError: the target cannot be loaded.
         RecordError, StorageError: a file cannot be read; the message names file and line.
     """
@@ -123,17 +112,22 @@ def evaluate_files(
     tokenizer = find_tokenizer(found, server=settings.server is not None)
     style = _code_style(settings) if settings.code else choose_style(settings.style, tokenizer)
     folders = _folders(files, found, label, output)
-    sets = [
-        _load(file, folder, style, settings) for file, folder in zip(files, folders, strict=True)
-    ]
+    earlier = [None] * len(files) if against is None else read_earlier(against, _stems(files))
+    sets = [_load(*each, style, settings) for each in zip(files, folders, earlier, strict=True)]
     with ExitStack() as stack:
         grader = stack.enter_context(Grader(settings.grader))
         generator = _open(found, style, settings)
-        if output is None and found.run is None:
-            for folder in folders:
-                _require_same_model(folder, generator)
         solver = _Solver(generator, grader, style, settings)
-        return [solver.evaluate(each, label, found) for each in sets]
+        places: list[_Place] = []
+        for each in sets:
+            facts = stored(
+                settings, file=each.path, target=found, style=style, generator=generator.identity
+            )
+            held = require_replaceable(each.folder, facts, overwrite=overwrite)
+            places.append(_Place(facts, held))
+        return [
+            solver.evaluate(each, label, place) for each, place in zip(sets, places, strict=True)
+        ]
 
 
 def _code_style(settings: EvalSettings) -> PromptStyle:
@@ -154,7 +148,7 @@ def _folders(
     root = output or target.run or DEFAULT_FOLDER / label
     if len(files) == 1:
         return [root]
-    stems = [Path(file).stem for file in files]
+    stems = _stems(files)
     twice = sorted({stem for stem in stems if stems.count(stem) > 1})
     if twice:
         raise ConfigError(
@@ -166,15 +160,25 @@ def _folders(
     return [root / stem for stem in stems]
 
 
+def _stems(files: Sequence[str | Path]) -> list[str]:
+    return [Path(file).stem for file in files]
+
+
 def _load(
-    file: str | Path, folder: Path, style: PromptStyle, settings: EvalSettings
+    file: str | Path,
+    folder: Path,
+    against: Earlier | None,
+    style: PromptStyle,
+    settings: EvalSettings,
 ) -> _ProblemSet:
     ledger = Ledger(str(file))
     problems = load_problems(
         file, style=style, limit=settings.limit, columns=settings.columns, ledger=ledger
     )
     remarks = tuple(ledger.summary()) if ledger.notes else ()
-    return _ProblemSet(Path(file), problems, folder, remarks)
+    if against is not None:
+        require_comparable(against, problems, str(file))
+    return _ProblemSet(Path(file), problems, folder, remarks, against)
 
 
 def _open(target: Target, style: PromptStyle, settings: EvalSettings) -> Generator:
@@ -183,18 +187,6 @@ def _open(target: Target, style: PromptStyle, settings: EvalSettings) -> Generat
     return open_local(
         target, device=settings.device, dtype=settings.dtype, batch_size=settings.batch_size
     )
-
-
-def _require_same_model(folder: Path, generator: Generator) -> None:
-    """Nothing, unless a folder that the user did not name holds another model's results."""
-    if not (folder / RESULT_FILE).is_file():
-        return
-    earlier = read_evaluation(folder)
-    if earlier.settings.get("generator") != generator.identity:
-        raise ConfigError(
-            f"{folder}: holds the evaluation of another model, also called '{earlier.name}'; give this one a --name, "
-            "or say with --output where its results go"
-        )
 
 
 class _Solver:
@@ -208,27 +200,29 @@ class _Solver:
         self._style = style
         self._settings = settings
 
-    def evaluate(self, problem_set: _ProblemSet, label: str, target: Target) -> Evaluated:
+    def evaluate(self, problem_set: _ProblemSet, label: str, place: _Place) -> Evaluated:
         """Generate, grade and write one file's evaluation."""
         started = time.monotonic()
         stem, folder = problem_set.path.stem, problem_set.folder
         with Journal(folder / JOURNAL_FILE) as journal, counted(f"{stem}: solutions") as tick:
             solve = self._with_code if self._settings.code else self._as_text
             found = solve(problem_set.problems, journal, tick)
-        facts = self._facts(problem_set.path, target)
-        named = found._replace(name=label, split=stem, settings=facts)
+        named = found._replace(name=label, split=stem, settings=place.settings)
         write_evaluation(named, folder)
-        return Evaluated(named, folder, time.monotonic() - started, problem_set.remarks)
+        remarks, held = problem_set.remarks, place.held
+        if held is not None and held != (named.correct, named.total):
+            remarks = (*remarks, f"{stem}: replaces {held.correct}/{held.total}")
+        seconds = time.monotonic() - started
+        return Evaluated(named, folder, seconds, remarks, problem_set.against)
 
     def _as_text(
         self, problems: Sequence[MathProblem], journal: Journal, tick: Progress
     ) -> Evaluation:
-        limit = self._settings.max_new_tokens
         return evaluate_all(
             self._generator,
             problems,
             self._grade,
-            sampling=Sampling(max_new_tokens=limit, purpose="evaluation"),
+            sampling=self._settings.sampling,
             journal=journal,
             progress=tick,
         )
@@ -236,13 +230,14 @@ class _Solver:
     def _with_code(
         self, problems: Sequence[MathProblem], journal: Journal, tick: Progress
     ) -> Evaluation:
+        from prefopt.agents.interpreted import ALIVE
         from prefopt.evals.code import GREEDY_CODE, CodeSettings, evaluate_code
         from prefopt.sandbox.sandbox import Sandbox
 
         limit = self._settings.max_new_tokens
         solving = replace(GREEDY_CODE, max_new_tokens=limit)
         unsafe = self._settings.unsafe_local_execution
-        with Sandbox(unsafe_local_execution=unsafe) as sandbox:
+        with Sandbox(workers=ALIVE, unsafe_local_execution=unsafe) as sandbox:
             return evaluate_code(
                 self._generator,
                 problems,
@@ -257,21 +252,3 @@ class _Solver:
         items = [GradeItem(problem.question, problem.answer, text) for problem, text in pairs]
         with counted("grading") as tick:
             return self._grader.grade(items, progress=tick)
-
-    def _facts(self, file: Path, target: Target) -> dict[str, JsonValue]:
-        """What decided the numbers."""
-        settings = self._settings
-        server = settings.server
-        return {
-            "target": target.model if server is None else server.model,
-            "server": None if server is None else server.url,
-            "generator": self._generator.identity,
-            "style": self._style.name,
-            "grader": settings.grader,
-            "code": settings.code,
-            "max_new_tokens": settings.max_new_tokens,
-            "limit": settings.limit,
-            "dtype": settings.dtype if server is None else None,
-            "problems": str(file),
-            "problems_sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
-        }

@@ -43,6 +43,8 @@ class Server(NamedTuple):
     """The model's name on the server."""
     endpoint: Literal["chat", "completions"] | None = None
     """None: `chat` for conversations, `completions` for prompts that are plain text."""
+    patience: float = 600.0
+    """Seconds for which a request is tried again (`prefopt.generate.openai`)."""
 
 
 def find_target(given: str) -> Target:
@@ -129,6 +131,11 @@ def open_local(target: Target, *, device: str, dtype: str, batch_size: int) -> L
     return LocalGenerator(loaded.model, loaded.tokenizer, batch_size=batch_size)
 
 
+def choose_endpoint(server: Server, style: PromptStyle) -> Literal["chat", "completions"]:
+    """The server's endpoint for prompts of a style, where the user named none."""
+    return server.endpoint or ("chat" if style.chat else "completions")
+
+
 def open_server(
     server: Server, style: PromptStyle, tokenizer: PreTrainedTokenizerFast | None
 ) -> Generator:
@@ -140,7 +147,7 @@ def open_server(
     """
     from prefopt.generate.openai import OpenAIGenerator
 
-    endpoint = server.endpoint or ("chat" if style.chat else "completions")
+    endpoint = choose_endpoint(server, style)
     if endpoint == "chat" and not style.chat:
         raise ConfigError(
             f"style {style.name!r} writes plain text, which the chat endpoint would wrap again; use --endpoint "
@@ -152,5 +159,9 @@ def open_server(
             "a folder with the model's tokenizer as TARGET and its name on the server with --model"
         )
     return OpenAIGenerator(
-        server.model, base_url=server.url, endpoint=endpoint, tokenizer=tokenizer
+        server.model,
+        base_url=server.url,
+        endpoint=endpoint,
+        tokenizer=tokenizer,
+        patience=server.patience,
     )

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Self
 
 from prefopt.errors import RecordError, StorageError
 from prefopt.generate.base import Completion, Generator, Request, Sampling
+from prefopt.values import repaired
 
 Progress = Callable[[int, int], None]
 """Called with (completions there, completions in all), first with what the journal holds."""
@@ -183,7 +184,8 @@ def complete(
     """Completions of all requests, in their order; what the journal holds is not generated again.
 
     Every new completion is committed to the journal before `progress` hears of it and before this returns.
-    Refusals of a server (finish reason `error`) are returned but not kept.
+    Refusals of a server (finish reason `error`) are returned but not kept. Half of a surrogate pair, which some servers
+    write, becomes U+FFFD here, so that journal, memory and the files made of them hold the same text.
 
     Raises:
         RecordError: two requests have the same id and sample.
@@ -203,7 +205,8 @@ def complete(
             done[key] = found
     if progress is not None:
         progress(len(done), len(requests))
-    for completion in generator.generate(missing, sampling) if missing else ():
+    for written in generator.generate(missing, sampling) if missing else ():
+        completion = written._replace(text=repaired(written.text))
         key = (completion.id, completion.sample)
         if journal is not None:
             journal.append(series, completion, digests[key])

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from peft import PeftModel
@@ -74,6 +74,7 @@ class LocalGenerator:
         *,
         batch_size: int = 64,
         render: RenderSettings = _AS_IT_IS,
+        overlong: Literal["error", "refuse"] = "error",
     ) -> None:
         """Wrap a loaded model.
 
@@ -82,16 +83,21 @@ class LocalGenerator:
             tokenizer: its tokenizer; no padding token is needed.
             batch_size: rows decoded together.
             render: how prompts become text; the settings of the training run.
+            overlong: a prompt that fills the model's context is an error, or is refused as servers do it: its
+                completion has the finish reason `error` and the reason as its text, and the others go on.
 
         Raises:
-            ConfigError: `batch_size` is below 1.
+            ConfigError: `batch_size` is below 1, or `overlong` is neither.
         """
         if batch_size < 1:
             raise ConfigError(f"generation: batch_size is {batch_size}; use 1 or more")
+        if overlong not in {"error", "refuse"}:
+            raise ConfigError(f"generation: overlong is {overlong!r}; use error or refuse")
         self._model = model
         self._tokenizer = tokenizer
         self._batch_size = batch_size
         self._render = render
+        self._refuses = overlong == "refuse"
         self._ends = end_tokens(model, tokenizer)
         self._accepted = _forward_keywords(model)
 
@@ -112,16 +118,18 @@ class LocalGenerator:
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Completion]:
-        """Yield one completion per request, batch by batch, shortest prompts first.
+        """Yield one completion per request, batch by batch, shortest prompts first; before them what is refused.
 
         Raises:
-            RecordError: a prompt is empty or fills the model's context, or the template refuses it.
+            RecordError: a prompt is empty or fills the model's context (unless `overlong` is `refuse`), or the
+                template refuses it.
             ModelError: a conversation and a tokenizer without chat template, or a batch that does not fit in
                 memory.
             NonFiniteError: the model's logits are not numbers.
         """
         stops = _stops(sampling, self._ends, self._tokenizer)
-        rows = self._rows(requests, sampling)
+        rows, refused = self._rows(requests, sampling)
+        yield from refused
         rows.sort(key=lambda row: (len(row.prompt), row.request.id, row.request.sample))
         for start in range(0, len(rows), self._batch_size):
             batch = rows[start : start + self._batch_size]
@@ -135,10 +143,14 @@ class LocalGenerator:
         prompts = encode_prompts(requests, self._tokenizer, self._render)
         return [context - len(prompt) for prompt in prompts]
 
-    def _rows(self, requests: Sequence[Request], sampling: Sampling) -> list[_Row]:
+    def _rows(
+        self, requests: Sequence[Request], sampling: Sampling
+    ) -> tuple[list[_Row], list[Completion]]:
+        """What can be completed, and the refusals of what cannot."""
         prompts = encode_prompts(requests, self._tokenizer, self._render)
         context = _context_length(self._model)
         rows: list[_Row] = []
+        refused: list[Completion] = []
         for request, prompt in zip(requests, prompts, strict=True):
             if not prompt:
                 raise RecordError(
@@ -146,16 +158,19 @@ class LocalGenerator:
                     "it to start from; give a prompt, or remove the record"
                 )
             if len(prompt) >= context:
-                raise RecordError(
-                    f"record '{request.id}': the prompt has {len(prompt)} tokens, which leaves no room in "
-                    f"the model's context of {context}; shorten it, or remove the record"
-                )
+                reason = f"the prompt has {len(prompt)} tokens, which leaves no room in the model's context of {context}"
+                if not self._refuses:
+                    raise RecordError(
+                        f"record '{request.id}': {reason}; shorten it, or remove the record"
+                    )
+                refused.append(Completion(request.id, request.sample, reason, "error", 0))
+                continue
             limit = min(sampling.max_new_tokens, context - len(prompt))
             key = sample_key(
                 seed=sampling.seed, purpose=sampling.purpose, id=request.id, sample=request.sample
             )
             rows.append(_Row(request, prompt, limit, key))
-        return rows
+        return rows, refused
 
     def _decode(self, rows: list[_Row], sampling: Sampling, stops: _Stops) -> None:
         """Fill `tokens` and `finish` of every row."""

@@ -82,7 +82,8 @@ class OpenAIGenerator:
             tokenizer: renders conversations for `completions`.
             concurrency: requests under way at a time.
             timeout: seconds for one reply.
-            patience: seconds for which connection errors, timeouts, HTTP 408, 409, 425, 429 and 5xx are tried again.
+            patience: seconds for which connection errors, timeouts, HTTP 408, 409, 425, 429 and 5xx are tried again;
+                10 at most where nothing ever listened at the address.
             extra_body: further fields of each request; null takes a field of ours out.
             render: how prompts become text. With `prompt_format: chat` a string is one user message.
 
@@ -102,6 +103,7 @@ class OpenAIGenerator:
         self._extra = dict(extra_body or {})
         self._render = render
         self._dropped: set[str] = set()
+        self._reached = False
         self._answered = self._refused = self._retries = 0
         self._continued = self._restarted = 0
         _require_client()
@@ -146,7 +148,7 @@ class OpenAIGenerator:
         self, sampling: Sampling
     ) -> AsyncGenerator[Callable[[_Job], Awaitable[tuple[_Job, Completion]]]]:
         async with open_client(self._server) as client:
-            line = Line(self._server, client)
+            line = Line(self._server, client, reached=self._reached)
 
             async def work(job: _Job) -> tuple[_Job, Completion]:
                 return job, await self._complete(job, line, sampling)
@@ -155,6 +157,7 @@ class OpenAIGenerator:
                 yield work
             finally:
                 self._retries += line.retries
+                self._reached = self._reached or line.reached
 
     async def _complete(self, job: _Job, line: Line, sampling: Sampling) -> Completion:
         request = job.request

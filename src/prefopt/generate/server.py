@@ -28,10 +28,15 @@ if TYPE_CHECKING:
 _GARBLED_ATTEMPTS = 3
 """A server that answers nonsense this often in a row is not asked again."""
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 60.0
+_CONNECT_SECONDS = 5.0
+_FIRST_CONTACT = 10.0
+"""Seconds for which a server that never answered is tried, however much patience there is: it is not there."""
 _SAY_EVERY = 30.0
 """Seconds between two lines about a server in trouble."""
 _WORDS = 300
 """Characters of a server's words that go into a message."""
+_UNREACHED = frozenset({"ConnectError", "ConnectTimeout"})
+"""Names, since the classes are those of httpx for openai 2 and of httpx2 for openai 3."""
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -90,14 +95,15 @@ def open_client(server: Server) -> AsyncOpenAI:
             "talking to a server needs the openai client: pip install 'prefopt[openai]'"
         ) from error
     proxies = urlsplit(server.base_url).hostname not in _LOOPBACK
+    timeout = openai.Timeout(server.timeout, connect=min(_CONNECT_SECONDS, server.timeout))
     transport = openai.DefaultAsyncHttpxClient(
-        follow_redirects=False, trust_env=proxies, timeout=server.timeout
+        follow_redirects=False, trust_env=proxies, timeout=timeout
     )
     return openai.AsyncOpenAI(
         api_key=server.api_key,
         base_url=server.base_url,
         max_retries=0,
-        timeout=server.timeout,
+        timeout=timeout,
         http_client=transport,
     )
 
@@ -122,11 +128,16 @@ class _Attempts(NamedTuple):
 
 
 class Line:
-    """The connection of one run to one server: asks, waits, tries again, gives up."""
+    """The connection of one run to one server: asks, waits, tries again, gives up.
 
-    def __init__(self, server: Server, client: AsyncOpenAI) -> None:
+    A server that was reached once may come back, so it has all of `patience`; one that never was has 10 seconds.
+    """
+
+    def __init__(self, server: Server, client: AsyncOpenAI, *, reached: bool = False) -> None:
         self._server = server
         self._client = client
+        self.reached = reached
+        """Whether something ever listened at the address."""
         self._answered_at = float("-inf")
         self._said_at = float("-inf")
         self.retries = 0
@@ -142,7 +153,7 @@ class Line:
         Raises:
             RefusedError: the server will not answer this request, now or later.
             JudgeError: the server cannot be used: no key, no such model, nothing but nonsense, or no answer in
-                `patience` seconds.
+                `patience` seconds (10 at most while nothing ever listened there).
         """
         garbled = 0
         began: float | None = None
@@ -169,21 +180,27 @@ class Line:
     async def _wait(self, trouble: _TroubleError, story: _Attempts, where: str) -> None:
         """Sleep before the next attempt, or give up."""
         server = self._server
+        patience = server.patience if self.reached else min(server.patience, _FIRST_CONTACT)
         passed = time.monotonic() - story.began
         pause = min(_LONGEST_WAIT, _FIRST_WAIT * 2.0 ** min(story.number, 20))
         pause *= random.uniform(0.5, 1)
         if trouble.wait is not None:
             pause = max(pause, trouble.wait)
         words = server.words(str(trouble))
-        left = server.patience - passed
+        left = patience - passed
         if left <= 0 or (trouble.wait is not None and trouble.wait > left):
             if trouble.answered and self._answered_at > story.began:
                 raise RefusedError(f"failed for {passed:.0f} s while others were answered: {words}")
+            if not self.reached:
+                raise JudgeError(
+                    f"{self._at()}: {words}, for {passed:.0f} s, and no answer ever; start the server and wait "
+                    "until it is ready, or check the address"
+                ) from None
             raise JudgeError(_gave_up(server, words, trouble, passed)) from None
         now = time.monotonic()
         if now - self._said_at > _SAY_EVERY:
             self._said_at = now
-            say(f"{self._at()}: {where}: {words}; trying again for up to {server.patience:.0f} s")
+            say(f"{self._at()}: {where}: {words}; trying again for up to {patience:.0f} s")
         self.retries += 1
         # The last attempt falls on the end of patience, however long the pause would have been.
         await asyncio.sleep(min(pause, left))
@@ -192,19 +209,22 @@ class Line:
         """The text of a successful reply."""
         import openai
 
-        server = self._server
+        server, status = self._server, None
         try:
             async with asyncio.timeout(server.timeout):
-                return await self._client.post(server.path, body=dict(body), cast_to=str)
+                text = await self._client.post(server.path, body=dict(body), cast_to=str)
         except openai.APIStatusError as error:
-            status = error
-        except (TimeoutError, openai.APITimeoutError):
-            raise _TroubleError(f"no reply within {server.timeout:g} s") from None
-        except openai.APIConnectionError as error:
+            text, status = "", error
+        except (TimeoutError, openai.APIConnectionError) as error:
             cause = error.__cause__ or error
-            words = f"no connection ({type(cause).__name__}: {cause})"
+            listens = type(cause).__name__ not in _UNREACHED
+            self.reached = self.reached or listens
+            if isinstance(error, TimeoutError | openai.APITimeoutError) and listens:
+                raise _TroubleError(f"no reply within {server.timeout:g} s") from None
+            words = f"no connection ({type(cause).__name__}: {cause})".replace(": )", ")")
             raise _TroubleError(words, answered=False) from None
-        return await self._judge_status(status)
+        self.reached = True
+        return text if status is None else await self._judge_status(status)
 
     async def _judge_status(self, error: APIStatusError) -> str:
         """Never returns: what an HTTP error means."""

@@ -10,6 +10,13 @@ import json
 import re
 from collections.abc import Sequence
 
+from prefopt.grade.numbers import SCALES, WORDS
+from prefopt.grade.prose import widen
+
+_MARKERS = re.compile(
+    r"</?s>|<\|[a-zA-Z_]{3,40}\|>|<｜[^｜<>]{1,40}｜>|<(?:eos|bos|pad|unk|end_of_turn|start_of_turn)>|\[/?INST\]|<</?SYS>>"
+)
+"""What tokenizers and chat templates put at the ends of texts and turns."""
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])\s*(?:\{|(?=[\s\\0-9A-Za-z(-]))|\bboxed\{")
 _STATEMENT = re.compile(
     r"""(?ix)
@@ -24,6 +31,23 @@ _SENTENCE_END = re.compile(
 _ABBREVIATIONS = re.compile(
     r"(?:\b[ap]\.m|\b(?:Mr|Mrs|Ms|Dr|vs|sq|ft|in|no|approx|i\.e|e\.g))\.$", re.IGNORECASE
 )
+_ASIDE = re.compile(r"(?i)\b(?:this|that|your|whether|if|hope|hope\s+(?:the|my))\s+$")
+"""What makes a statement after it one about an answer given elsewhere."""
+_ANSWER_WORDS = {
+    "yes",
+    "no",
+    "true",
+    "false",
+    "even",
+    "odd",
+    "neither",
+    "both",
+    "none",
+    "never",
+    "always",
+    *WORDS,
+}
+_NUMBER_WORDS = {"and", "dollars", *WORDS, *SCALES}
 _REMARK = re.compile(
     r"(?i)(?:,|;|\s)\s*(?:which|because|since|so|where|whereas|while|meaning|assuming|i\.e\."
     r"|(?:as|and) (?:the|we|she|he|it|they|so|this|then|therefore))\s.*$"
@@ -32,13 +56,24 @@ _REMARK = re.compile(
 )
 """What explains an answer after it."""
 _MATHS = re.compile(
-    r"\$\$(.+?)\$\$|(?<!\\)\$(?!\s*\d[\d,.]*\s+[a-z])((?:\\.|[^$\n])+?)(?<!\\)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]",
+    r"\$\$(.+?)\$\$|(?<!\\)\$(?!\s*\d[\d,.]*\s+[a-z])((?:\\.|[^$\n])+?)(?<![\\=])(?<!=\s)\$(?!\d)|\\\((.+?)\\\)|\\\[(.+?)\\\]",
     re.DOTALL,
 )
 _NUMBER = re.compile(
-    r"""(?x)(?<![\w.\\])
-    -?\s?[$€£]?\s?(?: \d{1,3}(?:,\d{3})+ (?!\d) | \d+ )? (?:\.\d+|(?<=\d))
+    r"""(?x)(?<![\w.\\^_])(?<![}^_]\{)(?<!sqrt\{)
+    -?\s?\\[dt]?frac\s?(?:\{[^{}]*\}\s?\{[^{}]*\}|\d\d(?!\d))
+    | (?<![\w.\\^_])(?<![}^_]\{)(?<!sqrt\{) -?\s?[$€£]?\s?(?: \d{1,3}(?:,\d{3})+ (?!\d) | \d+ )? (?:\.\d+|(?<=\d))
     (?: \s?/\s?\d+ (?![\d/]) )? (?:\s?\\?%)?"""
+)
+_CONTRAST = re.compile(
+    r"(?<=[\d$%])(\s+[a-z]+)?,?\s+(?:(?:and|but)\s+)?(?:not|rather\s+than|instead\s+of)\s+[-$]*\d(?:[\d.,/]*\d)?\$?"
+)
+_LARGER_UNIT = re.compile(
+    r"(?i)[-$]*\d(?:[\d.,]*\d)?\s+(?:hours?|minutes?|feet|foot|dollars?|pounds?|years?|weeks?|days?|meters?),?\s+"
+    r"(?:and\s+)?$"
+)
+_SMALLER_UNIT = re.compile(
+    r"(?i)\s+(?:minutes?|seconds?|inch(?:es)?|cents?|ounces?|months?|days?|hours?|cm|centimeters?)\b"
 )
 _NOTHING_ELSE = re.compile(r"[^\n]{1,200}")
 _PROSE = re.compile(r"(?<!\\)\b[A-Za-z]{2,}\b")
@@ -49,7 +84,11 @@ _ENVIRONMENT = re.compile(r"\\begin\{(\w+\*?)\}.*?\\end\{\1\}", re.DOTALL)
 
 
 def final_answer(text: str) -> str | None:
-    """The part of a model's output that counts as its answer, as written; None where there is none."""
+    """The part of a model's output that counts as its answer, as written; None where there is none.
+
+    Markers of turns and ends of texts, such as `</s>` or `<|im_end|>`, are ends of lines.
+    """
+    text = _MARKERS.sub("\n", text)
     boxed = boxed_answer(text)
     if boxed is not None:
         return boxed
@@ -102,15 +141,37 @@ def boxed_answer(text: str) -> str | None:
 
 
 def stated_answer(text: str) -> str | None:
-    """What follows the last "answer is" or `####`, up to the end of the sentence; None if there is neither."""
+    """What follows "answer is" or `####`, up to the end of the sentence; None if there is neither.
+
+    The last statement counts, but one that may be a remark on the answer ("the answer is reasonable", "I hope this
+    answer is ...") only if none before it has a number or a formula.
+    """
+    remark: str | None = None
     for match in reversed(list(_STATEMENT.finditer(text))):
         rest = text[match.end() :].lstrip()
-        if rest and not _LEADERS.match(rest):
-            found = _first_sentence(rest).strip()
-            found = _REMARK.sub("", found) or found
-            if re.search(r"[^\W_]|\\", found):
-                return found
-    return None
+        if not rest or _LEADERS.match(rest):
+            continue
+        found = _first_sentence(rest).strip()
+        found = _REMARK.sub("", found) or found
+        if not re.search(r"[^\W_]|\\", found):
+            continue
+        aside = _ASIDE.search(text[: match.start()]) is not None
+        if not aside and (_has_value(found) or (remark is None and _names(found))):
+            return found
+        remark = remark or found
+    return remark
+
+
+def _has_value(text: str) -> bool:
+    """Whether a statement has a number or a formula."""
+    return bool(re.search(r"\d|[\\$=^]", text)) or any(
+        word in _ANSWER_WORDS for word in re.findall(r"[a-z]+", text.lower())
+    )
+
+
+def _names(text: str) -> bool:
+    """Whether a statement begins with a name or a choice, which may well follow statements with numbers."""
+    return re.match(r"[\W_]*[A-Z]", text) is not None
 
 
 def _box_at(text: str, match: re.Match[str]) -> tuple[int, int, str] | None:
@@ -170,16 +231,24 @@ def _first_sentence(rest: str) -> str:
 
 def _is_prose(text: str) -> bool:
     words = _PROSE.findall(re.sub(r"\\[a-zA-Z]+|\\text\s*\{[^{}]*\}", " ", text))
-    return len(words) > 3
+    return len(words) > 3 and any(word.lower() not in _NUMBER_WORDS for word in words)
 
 
 def _last_formula_or_number(text: str) -> str | None:
-    last: tuple[int, str] | None = None
+    """The last of them, with the words around it that change it ("5 million", "not $5$")."""
+    text = _CONTRAST.sub(r"\1", text)
+    last: tuple[int, int, str] | None = None
     for match in _MATHS.finditer(text):
         content = next(group for group in match.groups() if group is not None).strip()
         if content:
-            last = (match.end(), content)
+            last = (*match.span(), content)
     for match in _NUMBER.finditer(text):
-        if re.search(r"\d", match[0]) and (last is None or match.start() >= last[0]):
-            last = (match.end(), match[0].strip())
-    return last[1] if last else None
+        if re.search(r"\d", match[0]) and (last is None or match.start() >= last[1]):
+            last = (*match.span(), match[0].strip())
+    if last is None:
+        return None
+    larger, smaller = _LARGER_UNIT.search(text[: last[0]]), _SMALLER_UNIT.match(text, last[1])
+    if larger and smaller:
+        return text[larger.start() : smaller.end()]
+    start, end = widen(text, last[0], last[1])
+    return last[2] if (start, end) == (last[0], last[1]) else text[start:end].strip()

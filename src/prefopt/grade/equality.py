@@ -25,7 +25,7 @@ from prefopt.grade.parts import (
     split_unit,
     units_differ,
 )
-from prefopt.grade.prose import is_words, numbers_in_prose, same_words
+from prefopt.grade.prose import is_words, number_in_prose, same_words
 
 Symbolic = Callable[[str, str], bool]
 """(gold, given) -> whether two formulas mean the same."""
@@ -37,6 +37,12 @@ class Question(NamedTuple):
     asks_percent: bool = False
     asks_factors: bool = False
     asks_expanded: bool = False
+    asks_bound: bool = False
+    """Whether it is the least or the most of something, so that `at least 5` states it."""
+    scales: frozenset[str] = frozenset()
+    """Scale words in which the answer is counted: dozen, million."""
+    mentioned: frozenset[str] = frozenset()
+    """Scale words in which the problem gives numbers, so that the answer may count in them."""
 
 
 ANY = Question()
@@ -50,6 +56,18 @@ def read_question(problem: str) -> Question:
         asks_percent=bool(re.search(r"percent|\\?%", lower)),
         asks_factors=bool(re.match(r"\W*(?:completely )?factor\b", lower)),
         asks_expanded=bool(re.match(r"\W*expand\b", lower)),
+        asks_bound=bool(
+            re.search(r"\b(?:least|most|minimum|maximum|smallest|largest|fewest|greatest)\b", lower)
+        ),
+        scales=frozenset(
+            re.findall(
+                r"\b(?:how\s+many|how\s+much|in|the\s+number\s+of)\s+(dozen|hundred|thousand|million|billion)s?\b",
+                lower,
+            )
+        ),
+        mentioned=frozenset(
+            re.findall(r"\d\s+(dozen|hundred|thousand|million|billion|trillion)s?\b", lower)
+        ),
     )
 
 
@@ -230,8 +248,8 @@ def _same_leaf(gold: str, given: str, symbolic: Symbolic, question: Question) ->
     if is_words(gold) or (is_words(given) and wanted is None):
         return same_words(gold, given)
     if wanted is not None and is_words(given):
-        numbers = numbers_in_prose(given)
-        return len(numbers) == 1 and same_number(
-            wanted, numbers[0], asks_percent=question.asks_percent
+        stated = number_in_prose(given)
+        return stated is not None and same_number(
+            wanted, stated, asks_percent=question.asks_percent
         )
     return symbolic(gold, given)

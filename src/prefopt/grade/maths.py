@@ -16,8 +16,10 @@ from typing import NamedTuple, Self
 from prefopt.errors import ConfigError
 from prefopt.grade import symbolic
 from prefopt.grade.answers import boxed_answer, final_answer, read_answers
-from prefopt.grade.equality import equal, read_question
+from prefopt.grade.equality import Question, equal, read_question
 from prefopt.grade.notation import clean
+from prefopt.grade.prose import without_contrast
+from prefopt.grade.spelled import write_digits
 from prefopt.grade.workers import Answer, Engine, EngineNeededError, Pool
 
 _LONGEST_TEXT = 200_000
@@ -126,6 +128,7 @@ def grade_one(problem: str, answer: str, output: str) -> Graded:
     Raises:
         EngineNeededError: symbols have to be compared and `symbolic.load` has not been called.
     """
+    question = read_question(problem)
     gold = clean(gold_answer(answer))
     if not gold:
         return Graded(correct=False, extracted=None, reason="unreadable gold")
@@ -135,8 +138,19 @@ def grade_one(problem: str, answer: str, output: str) -> Graded:
     given = clean(extracted)
     if len(given) > _LONGEST_ANSWER:
         return Graded(correct=False, extracted=extracted, reason="different")
-    same = equal(gold, given, _symbolic, read_question(problem))
+    # Where a problem speaks of $32 million, 4 may be the gold answer for $4 million.
+    readings = {question.scales, question.scales | question.mentioned}
+    same = any(_same(gold, given, question, scales) for scales in sorted(readings, key=len))
     return Graded(same, extracted, "equal" if same else "different")
+
+
+def _same(gold: str, given: str, question: Question, scales: frozenset[str]) -> bool:
+    """Whether two cleaned answers are equal, if scale words of the given kinds are units and not factors."""
+    gold = write_digits(gold, keep=scales)
+    given = without_contrast(write_digits(given, keep=scales))
+    if question.asks_bound:
+        given = re.sub(r"\bat\s+(?:least|most)\s+(?=[-$\d])", "", given)
+    return equal(gold, given, _symbolic, question)
 
 
 def gold_answer(answer: str) -> str:
@@ -192,7 +206,12 @@ def _default() -> Engine:
 def _step_dpo() -> Engine:
     from prefopt.grade import step_dpo_rules
 
-    return Engine(step_dpo_rules.grade, step_dpo_rules.load)
+    def grade(problem: str, answer: str, output: str) -> Answer:
+        if not answer.strip():
+            return False, None, "unreadable gold"
+        return step_dpo_rules.grade(problem, answer, output)
+
+    return Engine(grade, step_dpo_rules.load)
 
 
 def _scdpo() -> Engine:

@@ -38,11 +38,16 @@ _SMALL = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
     "eighteen nineteen twenty"
 )
-_WORDS = {
+WORDS = {
     word: value
     for value, word in enumerate(_SMALL.split())
 } | {"thirty": 30, "forty": 40, "fifty": 50, "sixty": 60, "seventy": 70, "eighty": 80, "ninety": 90}  # fmt: skip
-_SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9}
+"""Number words and their values."""
+
+SCALES = {
+    "dozen": 12, "hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12,
+}  # fmt: skip
+"""Words that multiply the number before them."""
 
 
 class Number(NamedTuple):
@@ -72,9 +77,11 @@ def read_number(text: str) -> Number | None:
         percent, text = True, text[: ends.start()]
     text = text.replace("$", "").strip()
     scale = 1
-    words = re.fullmatch(r"(?i)(.*?[\d}])\s*(hundred|thousand|million|billion)", text)
+    words = re.fullmatch(
+        r"(?i)(.*?[\d}])\s*(dozen|hundred|thousand|million|billion|trillion)", text
+    )
     if words:
-        text, scale = words[1], _SCALES[words[2].lower()]
+        text, scale = words[1], SCALES[words[2].lower()]
     match = _UNSIGNED.fullmatch(text.strip())
     if match is None:
         word = read_words(text)
@@ -110,16 +117,18 @@ def rounds_to(value: Fraction, given: Number) -> bool:
 
 
 def read_words(text: str) -> Fraction | None:
-    """The value of a number word up to ninety-nine, and of 'a half' and the like; None for other texts."""
+    """The value of a number word up to ninety-nine, of 'half', 'a third' and the like; None for other texts."""
     words = re.sub(r"[\s-]+", " ", text.lower()).strip().split(" ")
-    if len(words) == 1 and words[0] in _WORDS:
-        return Fraction(_WORDS[words[0]])
-    if len(words) == 2 and words[0] in _WORDS and words[1] in _WORDS:
-        tens, ones = _WORDS[words[0]], _WORDS[words[1]]
+    if len(words) == 1 and words[0] in WORDS:
+        return Fraction(WORDS[words[0]])
+    if len(words) == 2 and words[0] in WORDS and words[1] in WORDS:
+        tens, ones = WORDS[words[0]], WORDS[words[1]]
         if tens >= 20 and 0 < ones < 10:
             return Fraction(tens + ones)
-    if len(words) == 2 and words[0] in _WORDS and words[1] in _SCALES:
-        return Fraction(_WORDS[words[0]] * _SCALES[words[1]])
+    if len(words) == 2 and words[0] in WORDS and words[1] in SCALES:
+        return Fraction(WORDS[words[0]] * SCALES[words[1]])
+    if words == ["half"]:
+        return Fraction(1, 2)
     parts = {"half": Fraction(1, 2), "third": Fraction(1, 3), "quarter": Fraction(1, 4)}
     if len(words) == 2 and words[0] in {"a", "one"} and words[1] in parts:
         return parts[words[1]]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from prefopt.grade.prose import main_clause, widen
+
 _OPEN, _CLOSE = "([{", ")]}"
 
 
@@ -184,7 +186,7 @@ _UNIT = re.compile(
     (?P<unit> (?<=[\s\d)}%])
       (?: (?<=\s)[a-zA-Z]{2,}
         | (?<=\s)[mgshLl](?![a-zA-Z])
-        | (?<=\d)(?:cm|mm|km|kg|mg|ml|mph|ft|lbs?|hrs?|mins?|secs?|am|pm|th|m|g|degrees?)(?![a-zA-Z])
+        | (?<=\d)(?:cm|mm|km|kg|mg|ml|mph|ft|lbs?|hrs?|mins?|secs?|am|pm|st|nd|rd|th|m|g|degrees?)(?![a-zA-Z])
       ) .*)$"""
 )
 _MATHS_WORDS = {
@@ -196,9 +198,7 @@ _MATHS_WORDS = {
 def split_unit(text: str) -> Measured:
     """A value and the words after it; the text itself and "" where nothing of the kind follows a value."""
     money = re.fullmatch(r"(-?)\s*(?:\$|USD|€|£)\s*(-?[\d.,]+)(.*)", text)
-    if money and not re.match(
-        r"\s*(?:thousand|million|billion)\b|\s*[-+*/\\^a-zA-Z]\s*\d", money[3]
-    ):
+    if money and re.match(r"\s|/\s?[a-zA-Z]|$", money[3]) and _is_unit(text, money.end(2)):
         return Measured(money[1] + money[2], "dollar")
     based = re.fullmatch(r"(.*\w)\s*_\s*\{?\s*(\w+)\s*\}?|(.*\w)\s+(?:in\s+)?base[\s-]+(\w+)", text)
     if based and re.fullmatch(r"\(?[\dA-F]+\)?", based[1] or based[3] or ""):
@@ -216,16 +216,22 @@ def split_unit(text: str) -> Measured:
     ):
         return Measured(text, "")
     core = match["core"].strip()
-    # Units to a power (cm^2) and in products stay in the unit; digits elsewhere mean that more than a unit follows.
-    if re.search(r"\d", re.sub(r"\^\s*\{?\s*[23]\s*\}?", "", match["unit"])) and not re.match(
-        r"[a-zA-Z]{3,}", match["unit"]
-    ):
+    if not _is_unit(text, match.end("core")):
         return Measured(text, "")
     return Measured(core, match["unit"].strip())
 
 
 _BASES = {"two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7", "eight": "8", "nine": "9",
           "ten": "10", "eleven": "11", "twelve": "12", "sixteen": "16"}  # fmt: skip
+
+
+def _is_unit(text: str, position: int) -> bool:
+    """Whether what follows a value at a position is a unit: no number, no operation, no denial."""
+    # Digits are powers of a unit (cm^2) or mean that more than a unit follows (2 hours 15 minutes).
+    unit = re.sub(r"\^\s*\{?\s*-?[123]\s*\}?", "", main_clause("1 " + text[position:]))[2:]
+    if re.search(r"\d|[+*]|\\(?:times|cdot|frac|sqrt|pi)", unit):
+        return False
+    return widen(text, position, position) == (position, position)
 
 
 def units_differ(gold: str, given: str) -> bool:

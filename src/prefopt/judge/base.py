@@ -11,11 +11,11 @@ from typing import Literal, NamedTuple, Protocol
 
 from prefopt.generate.journal import Journal, Progress
 
-Verdict = Literal["found", "none", "missing", "failed"]
+Verdict = Literal["found", "none", "undecided", "missing", "failed"]
 
 
 class WrongSolution(NamedTuple):
-    """A solution whose final answer is known to be wrong."""
+    """A solution that is to be judged; its final answer is known to be wrong, unless `locate` is told otherwise."""
 
     id: str
     """Of this solution, unique within one call: two solutions of one problem have two ids."""
@@ -34,8 +34,10 @@ class Location(NamedTuple):
     number: int | None
     """The first wrong step, from 1; None unless the verdict is `found`."""
     verdict: Verdict
-    """`found`; `none`: the judge finds no wrong step; `missing`: no verdict could be read, or a person has not
-    judged yet; `failed`: the server refused. Only the first two are judgements."""
+    """`found`; `none`: the judge finds no wrong step. Only these two are judgements.
+
+    `undecided`: there will be none (no numbered steps, too long for the judge, unreadable after all attempts, a
+    person's unclear or skip). `missing`: a person has not judged yet. `failed`: the server refused; asked again."""
     remark: str = ""
     """The judge's own words, or why there is no judgement."""
 
@@ -54,6 +56,7 @@ class Locator(Protocol):
         *,
         journal: Journal | None,
         progress: Progress | None = None,
+        right: bool = False,
     ) -> list[Location]:
         """One location per solution, in their order.
 
@@ -61,5 +64,6 @@ class Locator(Protocol):
             solutions: what to judge; their ids are unique.
             journal: where everything generated on the way is kept, so that a second run repeats nothing.
             progress: called with (done, in all).
+            right: the solutions reach the right answer; the question is whether a step is wrong all the same.
         """
         ...

@@ -25,6 +25,7 @@ LabelVerdict = Literal["wrong step", "no wrong step", "unclear", "skip"]
 VERDICTS: tuple[LabelVerdict, ...] = get_args(LabelVerdict)
 
 _KEYS = ("id", "digest", "step", "verdict", "note", "annotator", "time")
+_NOT_ASKED = "not asked: people label solutions that end wrong, and this one ends right"
 
 
 class Label(NamedTuple):
@@ -165,17 +166,21 @@ class HumanLocator:
         *,
         journal: Journal | None = None,
         progress: Progress | None = None,
+        right: bool = False,
     ) -> list[Location]:
-        """One location per solution: `found`, `none`, or `missing` with the reason as its remark.
+        """One location per solution: `found`, `none`, `undecided` or `missing`, these with the reason as their remark.
 
-        `missing` is a solution nobody has judged yet, or that was called unclear or skipped, or whose text is another
-        than when it was judged. Nothing is written, so the journal is not used.
+        `undecided` is a solution that was called unclear or skipped; `missing` one that nobody has judged yet, or
+        whose text is another than when it was judged. With `right` all are `missing`, since people are asked about
+        wrong solutions. Nothing is written, so the journal is not used.
 
         Raises:
             StorageError: the file cannot be read.
             RecordError: a line is no label, or names a step that the solution does not have.
         """
         del journal
+        if right:
+            return [Location(None, "missing", _NOT_ASKED)] * len(solutions)
         file = read_labels(self.labels_file)
         if file.torn:
             say(f"{self.labels_file}: the unfinished last line is left out: {file.torn[:60]}")
@@ -197,7 +202,7 @@ class HumanLocator:
             return Location(None, "none", label.note)
         if label.step is None:
             reason = "skipped" if label.verdict == "skip" else label.verdict
-            return Location(None, "missing", f"{reason}: {label.note}" if label.note else reason)
+            return Location(None, "undecided", f"{reason}: {label.note}" if label.note else reason)
         steps = split_steps(solution.text).steps
         if label.step > len(steps):
             raise RecordError(

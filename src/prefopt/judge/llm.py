@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 from prefopt.errors import ConfigError
-from prefopt.generate.base import Completion, Generator, Request, Sampling
+from prefopt.generate.base import Bounded, Completion, Generator, Request, Sampling
 from prefopt.generate.journal import Journal, Progress, complete
 from prefopt.judge.base import Location, WrongSolution
 from prefopt.judge.verdict import Rules, parse_verdict
@@ -34,6 +35,23 @@ does not help), incorrect (it holds a mistake). Stop after the first incorrect s
 For example:
 Final Decision
 Step 1: correct; Step 2: neutral; Step 3: incorrect"""
+_TASK_RIGHT = """\
+Below is a mathematics problem and an answer to it. Its final result is right. The answer is written in numbered \
+steps. Find out whether a step goes wrong all the same: mistakes can cancel out, and a right result can follow from a \
+wrong step by luck.
+
+Write at most 200 words of analysis first: go through the steps in order and check calculation and reasoning of each. \
+Do not solve the problem anew.
+
+Then write a line with the title "Final Decision", and under it one verdict per step in the form "Step i: verdict", \
+separated by ";". A verdict is one of: correct (the step is right and helps), neutral (nothing in it is wrong, but it \
+does not help), incorrect (it holds a mistake). Stop after the first incorrect step; where no step is incorrect, go on \
+to the last.
+For example:
+Final Decision
+Step 1: correct; Step 2: neutral; Step 3: correct"""
+_AGAIN = 0.7
+"""Temperature of the second and later attempts of a judge that is greedy at first."""
 
 
 class LlmLocator:
@@ -55,9 +73,9 @@ class LlmLocator:
         Args:
             generator: who is asked.
             rules: how its texts are read (`prefopt.judge.verdict`).
-            sampling: how it writes.
-            attempts: how often one solution is put to it while its verdict cannot be read. At temperature 0 a
-                deterministic model repeats itself: give a temperature with more than one attempt.
+            sampling: how it writes. A greedy judge would repeat itself, so that from the second attempt on
+                temperature 0 becomes 0.7.
+            attempts: how often one solution is put to it while its verdict cannot be read.
             skip_diagrams: do not ask about problems that speak of a diagram without holding its `[asy]` code.
 
         Raises:
@@ -70,6 +88,7 @@ class LlmLocator:
         self._generator = generator
         self._rules: Rules = rules
         self._sampling = sampling
+        self._again = sampling if sampling.temperature else replace(sampling, temperature=_AGAIN)
         self._attempts = attempts
         self._skip_diagrams = skip_diagrams
 
@@ -79,24 +98,28 @@ class LlmLocator:
         *,
         journal: Journal | None,
         progress: Progress | None = None,
+        right: bool = False,
     ) -> list[Location]:
         """One location per solution, in their order; the remark is the judge's text, or why there is none.
 
-        Solutions without numbered steps are not put to the judge, and neither are diagrams that it cannot see; both
-        are `missing`. A step that the solution does not have is no verdict.
+        Solutions without numbered steps are not put to the judge, and neither are diagrams that it cannot see nor
+        what fills the context of a judge in this process; all are `undecided`, and so is a verdict that cannot be
+        read after all attempts. A step that the solution does not have is no verdict.
 
         Raises:
             JudgeError: the server cannot be used (`prefopt.generate.openai`).
             RecordError: two solutions have the same id.
         """
-        found = {k: self._skip(solution) for k, solution in enumerate(solutions)}
+        asked = [_request(solution, 0, right=right) for solution in solutions]
+        found = dict(enumerate(self._skip(solutions, asked)))
         open_ = [k for k, location in found.items() if location is None]
         for attempt in range(self._attempts):
             if not open_:
                 break
-            requests = [_request(solutions[k], attempt) for k in open_]
+            requests = [replace(asked[k], sample=attempt) for k in open_]
+            sampling = self._again if attempt else self._sampling
             shown = _shifted(progress, len(solutions) - len(open_), len(solutions))
-            replies = complete(self._generator, requests, self._sampling, journal, progress=shown)
+            replies = complete(self._generator, requests, sampling, journal, progress=shown)
             for k, reply in zip(open_, replies, strict=True):
                 found[k] = self._read(solutions[k], reply)
             open_ = [k for k in open_ if _unread(found[k])]
@@ -104,13 +127,27 @@ class LlmLocator:
             progress(len(solutions), len(solutions))
         return [location for location in found.values() if location is not None]
 
-    def _skip(self, solution: WrongSolution) -> Location | None:
+    def _skip(
+        self, solutions: Sequence[WrongSolution], asked: Sequence[Request]
+    ) -> list[Location | None]:
+        """Why a solution is not put to the judge; None where it is."""
+        found = [self._unfit(solution) for solution in solutions]
+        fit = [k for k, location in enumerate(found) if location is None]
+        if isinstance(self._generator, Bounded):
+            for k, room in zip(fit, self._generator.room([asked[k] for k in fit]), strict=True):
+                if room < 1:
+                    found[k] = Location(
+                        None, "undecided", "not asked: too long for the judge's context"
+                    )
+        return found
+
+    def _unfit(self, solution: WrongSolution) -> Location | None:
         if not split_steps(solution.text).steps and not (
             self._rules == "official" and _MARKER.search(solution.text)
         ):
-            return Location(None, "missing", "not asked: the solution has no numbered steps")
+            return Location(None, "undecided", "not asked: the solution has no numbered steps")
         if self._skip_diagrams and needs_diagram(solution.question):
-            return Location(None, "missing", "not asked: the problem's diagram is missing")
+            return Location(None, "undecided", "not asked: the problem's diagram is missing")
         return None
 
     def _read(self, solution: WrongSolution, reply: Completion) -> Location:
@@ -127,7 +164,7 @@ class LlmLocator:
             why = f"no verdict to be read ({reading.reason})"
         if reply.finish_reason == "length":
             why += f"; cut at {self._sampling.max_new_tokens} tokens"
-        return Location(None, "missing", f"{why}: {reply.text}")
+        return Location(None, "undecided", f"{why}: {reply.text}")
 
     def _has_step(self, text: str, number: int) -> bool:
         if self._rules == "official":
@@ -135,15 +172,18 @@ class LlmLocator:
         return 1 <= number <= len(split_steps(text).steps)
 
 
-def judge_prompt(solution: WrongSolution) -> tuple[Message, ...]:
-    """The conversation that a judge is shown: one user message. Blank lines of the answer are collapsed."""
-    parts = [_TASK, f"Problem:\n{solution.question.strip()}"]
+def judge_prompt(solution: WrongSolution, *, right: bool = False) -> tuple[Message, ...]:
+    """The conversation that a judge is shown: one user message. Blank lines of the answer are collapsed.
+
+    With `right` the judge is told that the result is right, and asked whether a step is wrong all the same.
+    """
+    parts = [_TASK_RIGHT if right else _TASK, f"Problem:\n{solution.question.strip()}"]
     if solution.gold.strip():
         parts.append(f"Correct solution:\n{solution.gold.strip()}")
     elif solution.answer.strip():
         parts.append(f"Correct result: {solution.answer.strip()}")
     written = _BLANK_LINES.sub("\n", solution.text.strip())
-    parts.append(f"Wrong answer:\n{written}")
+    parts.append(f"{'Answer' if right else 'Wrong answer'}:\n{written}")
     return (Message("user", "\n\n".join(parts)),)
 
 
@@ -155,12 +195,12 @@ def needs_diagram(question: str) -> bool:
     return "diagram" in question.lower() and "[asy]" not in question.lower()
 
 
-def _request(solution: WrongSolution, attempt: int) -> Request:
-    return Request(solution.id, attempt, judge_prompt(solution))
+def _request(solution: WrongSolution, attempt: int, *, right: bool) -> Request:
+    return Request(solution.id, attempt, judge_prompt(solution, right=right))
 
 
 def _unread(location: Location | None) -> bool:
-    return location is not None and location.verdict == "missing"
+    return location is not None and location.verdict == "undecided"
 
 
 def _shifted(progress: Progress | None, before: int, total: int) -> Progress | None:

@@ -22,6 +22,7 @@ class OracleLocator:
         *,
         journal: Journal | None,  # noqa: ARG002 - of the protocol; nothing is generated
         progress: Progress | None = None,
+        right: bool = False,  # noqa: ARG002 - of the protocol; what is known does not depend on it
     ) -> list[Location]:
         """One location per solution, in their order; the journal stays as it is."""
         numbers = [self._first_wrong(solution) for solution in solutions]

@@ -5,17 +5,22 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Sequence
+from functools import cached_property
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from prefopt.errors import ConfigError, ModelError, NonFiniteError, RecordError
-from prefopt.generate.journal import Journal, Progress
+from prefopt.errors import ConfigError, ModelError, NonFiniteError
+from prefopt.generate.base import Completion, Request
+from prefopt.generate.journal import Journal, Progress, Series
 from prefopt.judge.base import Location, WrongSolution
+from prefopt.models.digest import model_digest
 from prefopt.models.parts import CausalModel, find_backbone, output_head, plain_model
 from prefopt.text.steps import split_steps
 
@@ -34,10 +39,12 @@ class StepScorer(Protocol):
         *,
         journal: Journal | None,
         progress: Progress | None = None,
+        right: bool = False,
     ) -> list[list[float]]:
         """One value in [0, 1] per step of each solution; NaN where there is none because a server failed.
 
-        A solution without numbered steps has no scores.
+        A solution without numbered steps has no scores, and neither has one that is too long for the scorer.
+        `right`: the solutions are known to reach the right answer.
         """
         ...
 
@@ -69,14 +76,19 @@ class ThresholdLocator:
         *,
         journal: Journal | None,
         progress: Progress | None = None,
+        right: bool = False,
     ) -> list[Location]:
-        """One location per solution, in their order; the remark holds the scores of all steps."""
-        scored = self._scorer.scores(solutions, journal=journal, progress=progress)
-        return [self._first_below(scores) for scores in scored]
+        """One location per solution, in their order; the remark holds the scores of all steps.
+
+        A solution without scores is `undecided`.
+        """
+        scored = self._scorer.scores(solutions, journal=journal, progress=progress, right=right)
+        return [
+            self._first_below(scores) if scores else _unscored(solution)
+            for solution, scores in zip(solutions, scored, strict=True)
+        ]
 
     def _first_below(self, scores: Sequence[float]) -> Location:
-        if not scores:
-            return Location(None, "missing", "not scored: the solution has no numbered steps")
         shown = "scores " + " ".join(f"{score:.3g}" for score in scores)
         for number, score in enumerate(scores, start=1):
             if math.isnan(score):
@@ -86,14 +98,26 @@ class ThresholdLocator:
         return Location(None, "none", shown)
 
 
+def _unscored(solution: WrongSolution) -> Location:
+    stepped = split_steps(solution.text).steps
+    why = "longer than the scorer can read" if stepped else "the solution has no numbered steps"
+    return Location(None, "undecided", f"not scored: {why}")
+
+
 class _Row(NamedTuple):
     """One solution as the reward model reads it."""
 
     place: int
     """Of the solution."""
+    key: tuple[str, int, str]
+    """In the journal: id of the solution, 0, digest of the text that the model reads."""
     tokens: list[int]
     tags: list[int]
     """Positions of the step tags."""
+
+    def completion(self, scores: Sequence[float]) -> Completion:
+        """What the journal keeps of the scores."""
+        return Completion(self.key[0], self.key[1], json.dumps(scores), "stop", 0)
 
 
 class RewardModelScorer:
@@ -140,42 +164,61 @@ class RewardModelScorer:
             raise ConfigError(f"reward model: good and bad are the same token {good!r}")
         self._batch_size = batch_size
 
+    @cached_property
+    def identity(self) -> str:
+        """Digest of weights, tokenizer, step tag and labels, 32 hex digits: the journal keeps scores under it."""
+        tokenizer = self._tokenizer.backend_tokenizer.to_str()
+        facts = [model_digest(self._model), tokenizer, self._step_tag, self._tag, *self._labels]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
+
     def scores(
         self,
         solutions: Sequence[WrongSolution],
         *,
-        journal: Journal | None,  # noqa: ARG002 - of the protocol; nothing is generated
+        journal: Journal | None,
         progress: Progress | None = None,
+        right: bool = False,  # noqa: ARG002 - of the protocol; the model reads the steps alone
     ) -> list[list[float]]:
-        """Probability that each step is right, in [0, 1].
+        """Probability that each step is right, in [0, 1]; none for what does not fit into the model's context.
+
+        What the journal holds is not scored again: a row per solution, whose text is the JSON list of its scores.
 
         Raises:
-            RecordError: a solution does not fit into the model's context.
+            StorageError: the journal cannot be written.
             ConfigError: the tokenizer merges the step tag with what surrounds it.
             ModelError: the model is not built as backbone and linear head, or memory is short.
             NonFiniteError: a score is not a number.
         """
         found: list[list[float]] = [[] for _ in solutions]
-        rows = [row for k, s in enumerate(solutions) if (row := self._row(k, s)) is not None]
-        rows.sort(key=lambda row: len(row.tokens))
+        read = (self._row(k, solution) for k, solution in enumerate(solutions))
+        rows = [row for row in read if row is not None]
+        series = Series(self.identity if journal is not None else "", "judge", "scores")
+        held = {} if journal is None else journal.series(series)
+        for row in rows:
+            if row.key in held:
+                found[row.place] = json.loads(held[row.key].text)
+        rows = sorted((r for r in rows if r.key not in held), key=lambda r: len(r.tokens))
         done = len(solutions) - len(rows)
+        if progress is not None:
+            progress(done, len(solutions))
         for start in range(0, len(rows), self._batch_size):
-            if progress is not None:
-                progress(done, len(solutions))
             batch = rows[start : start + self._batch_size]
             for row, scores in zip(batch, self._score(batch), strict=True):
                 if any(math.isnan(score) for score in scores):
                     raise NonFiniteError(
-                        f"record {solutions[row.place].id!r}: a score of the reward model is not a number; check "
+                        f"record {row.key[0]!r}: a score of the reward model is not a number; check "
                         "its weights, or use dtype float32"
                     )
                 found[row.place] = scores
+                if journal is not None:
+                    journal.append(series, row.completion(scores), row.key[-1])
             done += len(batch)
-        if progress is not None:
-            progress(done, len(solutions))
+            if progress is not None:
+                progress(done, len(solutions))
         return found
 
     def _row(self, index: int, solution: WrongSolution) -> _Row | None:
+        """What the model reads of a solution; None without steps, or where it does not fit into the context."""
         steps = split_steps(solution.text).steps
         if not steps:
             return None
@@ -195,11 +238,9 @@ class RewardModelScorer:
         limit = plain_model(self._model).config.get_text_config(decoder=True)
         longest = getattr(limit, "max_position_embeddings", None)
         if longest is not None and len(tokens) > longest:
-            raise RecordError(
-                f"record {solution.id!r}: question and solution have {len(tokens)} tokens, the reward model's "
-                f"context is {longest}; remove the record"
-            )
-        return _Row(index, tokens, [tag for tag in tags if tag is not None])
+            return None
+        key = (solution.id, 0, Request(solution.id, 0, text).digest())
+        return _Row(index, key, tokens, [tag for tag in tags if tag is not None])
 
     def _score(self, rows: Sequence[_Row]) -> list[list[float]]:
         """Scores of a batch; logits are built for two tokens at the tags only."""

@@ -1,6 +1,7 @@
 """Scores by trying: how often a policy still gets there from after a step (Math-Shepherd, arXiv 2312.08935).
 
-No judge and no trained verifier: only a writer and a grader of final answers.
+No judge and no trained verifier: only a writer and a grader of final answers. Which step is wrong is decided in
+`prefopt.judge.turning`.
 """
 
 from __future__ import annotations
@@ -10,11 +11,11 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from prefopt.errors import ConfigError
-from prefopt.generate.base import Completion, Generator, Request, Sampling
+from prefopt.generate.base import Bounded, Generator, Request, Sampling
 from prefopt.generate.journal import Journal, Progress, complete
 from prefopt.judge.base import WrongSolution
 from prefopt.records import Message
-from prefopt.text.steps import Solution, join_steps, split_steps
+from prefopt.text.steps import join_steps, split_steps
 
 Grade = Callable[[Sequence[tuple[WrongSolution, str]]], list[bool]]
 """Which whole solutions have the right final answer."""
@@ -23,21 +24,31 @@ Prompt = Callable[[WrongSolution], str | tuple[Message, ...]]
 _SAMPLING = Sampling(temperature=0.8, top_p=0.95, max_new_tokens=2048, purpose="roll-outs")
 
 
-class _Prefix(NamedTuple):
-    """A solution up to the end of one step."""
+class Draw(NamedTuple):
+    """Continuations that are wanted of one solution from one place."""
 
     place: int
-    """Of the solution."""
+    """Index of the solution."""
     step: int
-    text: str
+    """They go on after this step; 0: before the first one."""
+    start: int
+    """Number of the first sample."""
+    samples: int
+
+
+class Tally(NamedTuple):
+    """What came of a draw."""
+
+    right: int
+    answered: int
+    """Without those that a server refused."""
 
 
 class RolloutScorer:
     """`StepScorer` by Monte Carlo: ``score(k) = right / n`` over n continuations from after step k.
 
-    A continuation that is cut at the token limit is wrong. The score of the last step is 0 and takes no samples: the
-    solution ends there, with a wrong answer. Scores are multiples of 1/n, so that ``threshold = 0.5 / n`` of
-    `ThresholdLocator` finds the first step from which no continuation recovers.
+    A continuation that is cut at the token limit is wrong. The score of the last step takes no samples: the solution
+    ends there, with a wrong answer (0) or a right one (1).
     """
 
     name = "roll-outs"
@@ -72,8 +83,8 @@ class RolloutScorer:
         self._generator = generator
         self._is_right = is_right
         self._prompt = prompt
-        self._samples = samples
-        self._sampling = sampling
+        self.samples = samples
+        self.sampling = sampling
 
     def scores(
         self,
@@ -81,6 +92,7 @@ class RolloutScorer:
         *,
         journal: Journal | None,
         progress: Progress | None = None,
+        right: bool = False,
     ) -> list[list[float]]:
         """Share of right continuations after each step; NaN after a step none of whose continuations was answered.
 
@@ -89,52 +101,62 @@ class RolloutScorer:
         Raises:
             RecordError: two solutions have the same id.
         """
-        split = [split_steps(solution.text) for solution in solutions]
-        prefixes = [p for k, solution in enumerate(split) for p in _prefixes(k, solution)]
-        requests = [
-            self._request(solutions[p.place], p, sample)
-            for p in prefixes
-            for sample in range(self._samples)
+        lengths = [len(split_steps(solution.text).steps) for solution in solutions]
+        draws = [
+            Draw(place, step, 0, self.samples)
+            for place, length in enumerate(lengths)
+            for step in range(1, length)
         ]
-        written = complete(self._generator, requests, self._sampling, journal, progress=progress)
-        groups = [
-            written[start : start + self._samples]
-            for start in range(0, len(written), self._samples)
-        ]
-        values = self._values(solutions, prefixes, groups)
-        scores = [[0.0] * len(solution.steps) for solution in split]
-        for prefix, value in zip(prefixes, values, strict=True):
-            scores[prefix.place][prefix.step - 1] = value
+        scores = [[float(right)] * length for length in lengths]
+        tallies = self.draw(solutions, draws, journal=journal, progress=progress)
+        for draw, tally in zip(draws, tallies, strict=True):
+            share = tally.right / tally.answered if tally.answered else math.nan
+            scores[draw.place][draw.step - 1] = share
         return scores
 
-    def _request(self, solution: WrongSolution, prefix: _Prefix, sample: int) -> Request:
-        # The name is part of each sample's seed: what comes after different steps is drawn independently.
-        name = f"{solution.id} after step {prefix.step}"
-        return Request(name, sample, self._prompt(solution), prefix.text)
-
-    def _values(
+    def draw(
         self,
         solutions: Sequence[WrongSolution],
-        prefixes: Sequence[_Prefix],
-        groups: Sequence[Sequence[Completion]],
-    ) -> list[float]:
-        """Share of right continuations of each prefix."""
+        draws: Sequence[Draw],
+        *,
+        journal: Journal | None,
+        progress: Progress | None = None,
+    ) -> list[Tally]:
+        """One tally per draw, in their order.
+
+        Raises:
+            RecordError: two solutions have the same id, or two draws have a sample in common.
+        """
+        split = [split_steps(solution.text) for solution in solutions]
+        prefixes = [join_steps(split[d.place][0], split[d.place][1][: d.step]) for d in draws]
+        requests = [
+            # The name is part of each sample's seed: what comes after different steps is drawn independently.
+            Request(
+                f"{solution.id} after step {d.step}", d.start + k, self._prompt(solution), prefix
+            )
+            for d, prefix in zip(draws, prefixes, strict=True)
+            for solution in [solutions[d.place]]
+            for k in range(d.samples)
+        ]
+        written = iter(
+            complete(self._generator, requests, self.sampling, journal, progress=progress)
+        )
+        groups = [[next(written) for _ in range(d.samples)] for d in draws]
         whole = [
-            (solutions[prefix.place], prefix.text + completion.text)
-            for prefix, group in zip(prefixes, groups, strict=True)
-            for completion in group
-            if completion.finish_reason == "stop"
+            (solutions[d.place], prefix + c.text)
+            for d, prefix, group in zip(draws, prefixes, groups, strict=True)
+            for c in group
+            if c.finish_reason == "stop"
         ]
         verdicts = iter(self._is_right(whole) if whole else ())
-        values: list[float] = []
-        for group in groups:
-            right = sum(next(verdicts) for c in group if c.finish_reason == "stop")
-            answered = sum(c.finish_reason != "error" for c in group)
-            values.append(right / answered if answered else math.nan)
-        return values
+        return [
+            Tally(
+                right=sum(next(verdicts) for c in group if c.finish_reason == "stop"),
+                answered=sum(c.finish_reason != "error" for c in group),
+            )
+            for group in groups
+        ]
 
-
-def _prefixes(place: int, solution: Solution) -> list[_Prefix]:
-    """The solution up to the end of each step but the last."""
-    opening, steps = solution
-    return [_Prefix(place, k, join_steps(opening, steps[:k])) for k in range(1, max(1, len(steps)))]
+    def refuses_for_good(self) -> bool:
+        """Whether a refused continuation is refused again: a model in this process has no bad days."""
+        return isinstance(self._generator, Bounded)

@@ -22,7 +22,7 @@ from prefopt.judge.human import Label, LabelVerdict, now, read_labels, solution_
 from prefopt.progress import say
 from prefopt.records import parse_line
 from prefopt.text.steps import split_steps
-from prefopt.values import read_text
+from prefopt.values import read_text, repaired
 
 _FIELDS = ("id", "question", "gold", "answer", "text")
 
@@ -125,7 +125,8 @@ class LabelStore:
 
     Args:
         path: the file; made with its folder where it is missing.
-        annotator: who labels; None is the name of the user.
+        annotator: who labels; None is the name of the user. In it and in notes, half of a surrogate pair becomes
+            U+FFFD.
 
     Raises (on entering):
         StorageError: the file cannot be opened, or another process labels into it.
@@ -134,7 +135,7 @@ class LabelStore:
 
     def __init__(self, path: str | Path, *, annotator: str | None = None) -> None:
         self.path = Path(path)
-        self.annotator = _user() if annotator is None else annotator
+        self.annotator = repaired(_user() if annotator is None else annotator)
         self.latest: dict[tuple[str, str], Label] = {}
         self._guard = threading.Lock()
         self._file: BinaryIO | None = None
@@ -186,7 +187,7 @@ class LabelStore:
             StorageError: the disk is full or the file may not be written; the label is then not in it.
         """
         check_step(item, verdict, step)
-        clean = " ".join(note.split())
+        clean = repaired(" ".join(note.split()))
         label = Label(*item.key, step, verdict, clean, self.annotator, now())
         line = (label.to_line() + "\n").encode()
         with self._guard:

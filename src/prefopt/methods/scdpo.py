@@ -16,7 +16,7 @@ from pathlib import Path
 from pydantic import Field
 
 from prefopt.build.controlled_pairs import ControlledBuild, build_controlled
-from prefopt.build.settings import require_section
+from prefopt.build.settings import changes_since, require_section
 from prefopt.records import Preference
 from prefopt.runs.method import Method
 from prefopt.runs.mix import ObjectiveKeys, objective_terms
@@ -38,6 +38,11 @@ class ScdpoConfig(ObjectiveKeys):
     def built_file(self) -> str | None:
         """The pairs of the section `build`."""
         return None if self.build is None else str(self.build.pairs_file(self.method))
+
+    def changed_since_built(self) -> list[str]:
+        """What the section `build` would make differently now."""
+        build = self.build
+        return [] if build is None else changes_since(build.folder(self.method), self, build)
 
 
 def masked(preference: Preference, config: ScdpoConfig) -> Preference:

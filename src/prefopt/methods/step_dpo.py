@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pydantic import Field, field_validator
 
-from prefopt.build.settings import require_section
+from prefopt.build.settings import changes_since, require_section
 from prefopt.build.step_pairs import StepBuild, build_steps
 from prefopt.records import Preference
 from prefopt.runs.method import Method
@@ -41,9 +41,19 @@ class StepDpoConfig(ObjectiveKeys):
         """The pairs of the section `build`."""
         return None if self.build is None else str(self.build.pairs_file(self.method))
 
+    def changed_since_built(self) -> list[str]:
+        """What the section `build` would make differently now."""
+        build = self.build
+        return [] if build is None else changes_since(build.folder(self.method), self, build)
+
     def contradictions(self) -> list[str]:
         """Those of every recipe and of the section `build`."""
         own = [] if self.build is None else self.build.contradictions()
+        trained_on = self.train_file or self.dataset_name
+        if self.build is not None and self.prompt_style is not None and trained_on is None:
+            own.append(
+                f"prompt_style {self.prompt_style!r} would wrap prompts again that build.style has wrapped: remove it"
+            )
         return [*super().contradictions(), *own]
 
 

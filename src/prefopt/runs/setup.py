@@ -225,6 +225,12 @@ def _built(config: RunConfig) -> str | None:
         raise ConfigError(
             f"{config.built_file}: not built yet; run `prefopt build` with this recipe first, or set train_file"
         )
+    changed = config.changed_since_built()
+    if changed:
+        raise ConfigError(
+            f"{config.built_file}: built with other settings than this recipe has ({'; '.join(changed)}); run "
+            "`prefopt build` again, or set train_file to that file"
+        )
     return config.built_file
 
 

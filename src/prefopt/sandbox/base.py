@@ -21,13 +21,15 @@ class Limits:
     cpu_seconds: float = 60.0
     """Processor time of the whole solution, all of its processes together."""
     memory_bytes: int = 2**30
-    """Address space of each process, and resident memory of all processes together."""
+    """Address space of each process; memory of all processes together and of the files they wrote."""
     processes: int = 16
     """Processes and threads at one time, the interpreter itself included."""
     output_chars: int = 10_000
     """Of one cell; the rest is cut and the result says so."""
     disk_bytes: int = 64 * 2**20
     """Size of the private, empty temporary folder, the only place that can be written; it is kept in memory."""
+    files: int = 10_000
+    """Files, folders and links in that folder at one time: each takes memory of the kernel, even when empty."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -49,7 +51,8 @@ class CellResult(NamedTuple):
     as in a notebook, or the traceback."""
     status: Status
     """`ok`; `error`: it raised, the interpreter lives on; `timeout`: ended after `Limits.seconds` (state kept if an
-    interrupt was enough) or after all processor time; `memory`, `crashed`: the interpreter is gone."""
+    interrupt was enough) or after all processor time; `memory` (too many files, too), `crashed`: the interpreter is
+    gone."""
     seconds: float
     """Wall time; 0 for a cell that could not run because the interpreter was gone."""
     truncated: bool

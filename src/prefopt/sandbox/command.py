@@ -1,8 +1,9 @@
 """How the interpreter of a solution is started: in bubblewrap, or, if the user insists, as a plain process.
 
 Inside bubblewrap there are: own process, network, IPC, host-name and mount spaces; read-only binds of the Python
-library, system libraries and the named packages; `/proc` of the own processes; a private `/tmp` in memory; an
-environment of a few harmless variables. No other program, no file of the user, no socket.
+library, system libraries and the named packages; `/proc` of the own processes; five devices; a private `/tmp` in
+memory, which `/dev/shm` leads to as well; an environment of a few harmless variables. No other program, no file of the
+user, no socket.
 
 A limit on processes counts per user and does not bind root. As root, therefore, bubblewrap sets everything up as root
 (so a Python in root's home can be shown), and the kernel inside changes to an unprivileged user number of its own
@@ -16,26 +17,28 @@ import os
 import platform
 import random
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 from prefopt.sandbox.base import Limits
+from prefopt.sandbox.folders import WorkFolder
 from prefopt.sandbox.packages import package_paths
 from prefopt.sandbox.seccomp import filter_program
 
 PACKAGES = "/packages"
 SYSTEM_LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64")
-SHARED_BYTES = 2**20
-"""Of `/dev/shm`: enough for the locks of multiprocessing."""
+PRIVATE = "/tmp"  # noqa: S108 - inside
+"""The only folder inside that can be written."""
+DEVICES = {"null": "null", "zero": "full", "full": "full", "random": "random", "urandom": "urandom"}
+"""Name inside and device: to read, full is zero too, but shared memory without a limit cannot be had from it."""
 TALL_USERS = 0x70000000
 """User numbers from here to 2**31 belong to nobody (systemd's table of UID ranges ends its containers below)."""
 NEVER = 2**31
 
 VARIABLES = {
-    "HOME": "/tmp",  # noqa: S108 - the private one
+    "HOME": PRIVATE,
     "LANG": "C.UTF-8",
     "PYTHONHASHSEED": "0",  # sets print in the same order when a solution is replayed
     "PYTHONDONTWRITEBYTECODE": "1",
@@ -53,10 +56,10 @@ class Launch(NamedTuple):
     command: list[str]
     environment: dict[str, str]
     descriptors: tuple[int, ...]
-    """To be inherited: the socket and the system-call filter."""
-    filter: int | None
-    """Of `descriptors`, the one that the parent closes once the process has started."""
-    folder: tempfile.TemporaryDirectory[str] | None
+    """To be inherited: the socket and `files`."""
+    files: tuple[int, ...]
+    """Of `descriptors`, those that the parent closes once the process has started: what bubblewrap reads."""
+    folder: WorkFolder | None
     """Working folder outside bubblewrap."""
 
 
@@ -93,36 +96,34 @@ def isolated(
 ) -> Launch:
     """Start in bubblewrap; `user` is the number to change to when this process is root."""
     root = os.geteuid() == 0
-    filter_ = filter_descriptor()
-    command = [bwrap, "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts"]
-    command += [
-        "--unshare-cgroup-try",
-        "--die-with-parent",
-        "--new-session",
-        "--hostname",
-        "sandbox",
-    ]
-    command += [] if root else ["--unshare-user"]
-    command += ["--clearenv", *(part for item in VARIABLES.items() for part in ("--setenv", *item))]
-    command += file_system(limits, packages)
-    command += ["--cap-drop", "ALL"]
-    command += ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"] if root else []
-    command += [] if filter_ is None else ["--seccomp", str(filter_)]
+    program = filter_program()
+    options = ["--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts"]
+    options += ["--unshare-cgroup-try", "--die-with-parent", "--new-session"]
+    options += ["--hostname", "sandbox"]
+    options += [] if root else ["--unshare-user"]
+    options += ["--clearenv", *(part for item in VARIABLES.items() for part in ("--setenv", *item))]
+    options += file_system(limits, packages)
+    options += ["--cap-drop", "ALL"]
+    options += ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"] if root else []
+    files = [] if program is None else [memory_file("filter", program)]
+    options += [] if program is None else ["--seccomp", str(files[0])]
+    # its own command line can be read inside, in /proc/1: no path of the host's there
+    files.append(memory_file("options", "\0".join(options).encode("utf-8", "surrogateescape")))
     settings = {"uid": user, "processes": limits.processes} if root else {}
     if not root:  # bubblewrap's own first process counts too
         settings = {"processes": limits.processes + 1 + processes_counted_together()}
     folders = [PACKAGES] if packages else []
-    command += ["--", *kernel_command(control, limits, settings, folders)]
-    descriptors = (control,) if filter_ is None else (control, filter_)
-    return Launch(command, {}, descriptors, filter_, None)
+    kernel = kernel_command(control, limits, settings, folders)
+    command = [bwrap, "--args", str(files[-1]), "--", *kernel]
+    return Launch(command, {}, (control, *files), tuple(files), None)
 
 
 def plain(control: int, limits: Limits, packages: Sequence[Path]) -> Launch:
     """Start as an ordinary process in an empty folder: limits on memory, time and file size, no isolation."""
-    folder = tempfile.TemporaryDirectory(prefix="prefopt-", ignore_cleanup_errors=True)
+    folder = WorkFolder()
     folders = list(dict.fromkeys(str(path.parent) for path in packages))
     command = kernel_command(control, limits, {}, folders)
-    return Launch(command, {**VARIABLES, "HOME": folder.name}, (control,), None, folder)
+    return Launch(command, {**VARIABLES, "HOME": folder.name}, (control,), (), folder)
 
 
 def file_system(limits: Limits, packages: Sequence[Path]) -> list[str]:
@@ -141,10 +142,14 @@ def file_system(limits: Limits, packages: Sequence[Path]) -> list[str]:
     arguments += ["--perms", "0755", "--dir", PACKAGES]
     for path in packages:
         arguments += ["--ro-bind", str(path), f"{PACKAGES}/{path.name}"]
-    arguments += ["--proc", "/proc", "--dev", "/dev"]
-    arguments += ["--perms", "1777", "--size", str(SHARED_BYTES), "--tmpfs", "/dev/shm"]  # noqa: S108 - inside
-    arguments += ["--perms", "1777", "--size", str(limits.disk_bytes), "--tmpfs", "/tmp"]  # noqa: S108 - inside
-    return [*arguments, "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/tmp"]  # noqa: S108 - inside
+    arguments += ["--proc", "/proc", "--perms", "0755", "--dir", "/dev"]
+    for name, device in DEVICES.items():
+        arguments += ["--dev-bind", f"/dev/{device}", f"/dev/{name}"]
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        arguments += ["--symlink", f"/proc/self/fd/{number}", f"/dev/{name}"]
+    arguments += ["--symlink", "/proc/self/fd", "/dev/fd", "--symlink", PRIVATE, "/dev/shm"]  # noqa: S108 - inside
+    arguments += ["--perms", "1777", "--size", str(limits.disk_bytes), "--tmpfs", PRIVATE]
+    return [*arguments, "--remount-ro", "/", "--chdir", PRIVATE]
 
 
 def bindings() -> Iterator[tuple[Path, Path]]:
@@ -161,15 +166,13 @@ def bindings() -> Iterator[tuple[Path, Path]]:
             yield real, path
 
 
-def filter_descriptor() -> int | None:
-    """A descriptor from which bubblewrap reads the system-call filter; None on machines without one."""
-    program = filter_program()
-    if program is None:
-        return None
-    reading, writing = os.pipe()
-    with os.fdopen(writing, "wb") as file:  # some 900 bytes: fits into any pipe
-        file.write(program)
-    return reading
+def memory_file(name: str, data: bytes) -> int:
+    """A descriptor to read the data from."""
+    file = os.memfd_create(f"prefopt-{name}")
+    with open(file, "wb", closefd=False) as stream:
+        stream.write(data)
+    os.lseek(file, 0, os.SEEK_SET)
+    return file
 
 
 def processes_counted_together() -> int:

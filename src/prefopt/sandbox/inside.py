@@ -2,7 +2,7 @@
 
 Its text is given to `python -c`. It takes its settings from the command line, gives up privileges, sets limits, says
 hello, and then answers cells on one socket until the other side closes. It imports only what starts in no time.
-Untrusted code in the same process can change anything here; the parent relies on none of it (see `process.py`).
+Untrusted code in the same process can change anything here; the parent relies on none of it (see `exchange.py`).
 
 A request is a token of 8 bytes, the length of the text in 8 bytes (big-endian) and a cell in UTF-8. A reply is the same
 token, one letter (`o` ok, `e` raised, `m` out of memory), the length in 8 bytes and a text in UTF-8.

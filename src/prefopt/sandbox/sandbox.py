@@ -20,6 +20,7 @@ from prefopt.errors import SandboxError
 from prefopt.progress import say
 from prefopt.sandbox.base import CellResult, Interpreter, Limits
 from prefopt.sandbox.command import Launch, isolated, plain, shown_packages, unused_users
+from prefopt.sandbox.folders import remove_left_folders
 from prefopt.sandbox.isolation import isolation
 from prefopt.sandbox.session import Session
 
@@ -52,7 +53,7 @@ class Sandbox:
         self.isolated = not unsafe_local_execution
         if self.workers < 1:
             raise SandboxError(f"sandbox: workers={workers} must be at least 1")
-        require_isolation() if self.isolated else warn_once()
+        require_isolation() if self.isolated else prepare_unsafe_execution()
         self._names = sorted(packages)
         self._packages = shown_packages(packages)
         self._bwrap = shutil.which("bwrap") or "bwrap"
@@ -222,6 +223,7 @@ def require_isolation() -> None:
 
 
 @cache
-def warn_once() -> None:
-    """Say once per process that nothing is isolated."""
+def prepare_unsafe_execution() -> None:
+    """Say once per process that nothing is isolated, and remove what killed processes have left."""
     say(WARNING)
+    remove_left_folders()

@@ -2,8 +2,10 @@
 
 Denied are calls that Python code for mathematics has no use for and that reach the kernel's less travelled parts
 (sockets, mounts, tracing, new namespaces, key rings, io_uring) or that hold memory outside the limits (memfd, System V
-shared memory, POSIX queues). Numbers: the kernel's tables for x86-64 (`syscall_64.tbl`) and for the generic table that
-aarch64 uses (`asm-generic/unistd.h`).
+shared memory, POSIX queues, pages given to pipes). So is shared memory without a file: it stays when all of it but one
+page is unmapped, and nothing then says how much it is. Shared mappings of files in the private folder are allowed, and
+count. Numbers: the kernel's tables for x86-64 (`syscall_64.tbl`) and for the generic table that aarch64 uses
+(`asm-generic/unistd.h`).
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ class Architecture(NamedTuple):
 
     audit: int
     clone: int
+    mmap: int
     denied: dict[str, int]
 
 
@@ -36,7 +39,7 @@ NEW_NAMESPACES = 0x7E020080
 """CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET and NEWTIME."""
 
 ARCHITECTURES = {
-    "x86_64": Architecture(0xC000003E, 56, {
+    "x86_64": Architecture(0xC000003E, 56, 9, {
         "ptrace": 101, "mount": 165, "umount2": 166, "pivot_root": 155, "chroot": 161, "swapon": 167, "swapoff": 168,
         "reboot": 169, "sethostname": 170, "setdomainname": 171, "init_module": 175, "finit_module": 313,
         "delete_module": 176, "kexec_load": 246, "kexec_file_load": 320, "bpf": 321, "perf_event_open": 298,
@@ -44,9 +47,9 @@ ARCHITECTURES = {
         "process_vm_writev": 311, "name_to_handle_at": 303, "open_by_handle_at": 304, "unshare": 272, "setns": 308,
         "memfd_create": 319, "shmget": 29, "shmat": 30, "msgget": 68, "semget": 64, "mq_open": 240, "socket": 41,
         "acct": 163, "quotactl": 179, "syslog": 103, "personality": 135, "kcmp": 312, "fanotify_init": 300,
-        "clock_settime": 227, "settimeofday": 164, "iopl": 172, "ioperm": 173,
+        "clock_settime": 227, "settimeofday": 164, "iopl": 172, "ioperm": 173, "vmsplice": 278,
     }),
-    "aarch64": Architecture(0xC00000B7, 220, {
+    "aarch64": Architecture(0xC00000B7, 220, 222, {
         "ptrace": 117, "mount": 40, "umount2": 39, "pivot_root": 41, "chroot": 51, "swapon": 224, "swapoff": 225,
         "reboot": 142, "sethostname": 161, "setdomainname": 162, "init_module": 105, "finit_module": 273,
         "delete_module": 106, "kexec_load": 104, "kexec_file_load": 294, "bpf": 280, "perf_event_open": 241,
@@ -54,14 +57,16 @@ ARCHITECTURES = {
         "process_vm_writev": 271, "name_to_handle_at": 264, "open_by_handle_at": 265, "unshare": 97, "setns": 268,
         "memfd_create": 279, "shmget": 194, "shmat": 196, "msgget": 186, "semget": 190, "mq_open": 180, "socket": 198,
         "acct": 89, "quotactl": 60, "syslog": 116, "personality": 92, "kcmp": 272, "fanotify_init": 262,
-        "clock_settime": 112, "settimeofday": 170,
+        "clock_settime": 112, "settimeofday": 170, "vmsplice": 75,
     }),
 }  # fmt: skip
 
 LOAD, EQUAL, AT_LEAST, ANY_BIT, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 ALLOW, KILL, FAIL = 0x7FFF0000, 0x80000000, 0x00050000
-NUMBER, ARCHITECTURE, FIRST_ARGUMENT = 0, 4, 16
-"""Offsets in `struct seccomp_data`; the first argument's lower half on little-endian machines."""
+NUMBER, ARCHITECTURE, FIRST_ARGUMENT, FOURTH_ARGUMENT = 0, 4, 16, 40
+"""Offsets in `struct seccomp_data`; of arguments the lower half on little-endian machines."""
+MAP_SHARED, MAP_ANONYMOUS = 0x01, 0x20
+"""Flags of mmap; a private mapping has the lowest bit unset, and both kinds of shared ones have it set."""
 
 
 def filter_program(machine: str | None = None) -> bytes | None:
@@ -81,6 +86,11 @@ def filter_program(machine: str | None = None) -> bytes | None:
         (EQUAL, 0, 4, known.clone),
         (LOAD, 0, 0, FIRST_ARGUMENT),
         *when(ANY_BIT, NEW_NAMESPACES, errno.EPERM),
+        (RETURN, 0, 0, ALLOW),
+        (EQUAL, 0, 5, known.mmap),
+        (LOAD, 0, 0, FOURTH_ARGUMENT),
+        (ANY_BIT, 0, 2, MAP_ANONYMOUS),
+        *when(ANY_BIT, MAP_SHARED, errno.EPERM),
         (RETURN, 0, 0, ALLOW),
     ]
     for number in sorted({*known.denied.values(), *NEWER.values()}):

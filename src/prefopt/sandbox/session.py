@@ -16,9 +16,20 @@ from typing import Self
 
 from prefopt.errors import SandboxError
 from prefopt.sandbox.base import CellResult, Death, Limits, Status
-from prefopt.sandbox.command import Launch
+from prefopt.sandbox.command import PRIVATE, Launch
 from prefopt.sandbox.exchange import HELLO, Channel, ConnectionLostError, Exchange
-from prefopt.sandbox.processes import descendants, has_ended, open_children, reap, send, usage
+from prefopt.sandbox.processes import (
+    FolderUse,
+    descendants,
+    folder_use,
+    has_ended,
+    memory_shared_once,
+    open_children,
+    open_folder,
+    reap,
+    send,
+    usage,
+)
 
 START_SECONDS = 60.0
 """For the interpreter to say hello, on a busy machine with cold discs."""
@@ -46,6 +57,8 @@ class Session:
         self.channel: Channel | None = None
         self.first: int | None = None
         """Handle of the first process of the process space."""
+        self.private: int | None = None
+        """Handle of the private folder, a file system in memory."""
         self._open = True
         self._life = threading.RLock()
         self._running = threading.Lock()
@@ -59,8 +72,8 @@ class Session:
         finally:
             theirs.close()
             os.close(writing)
-            if self._launch.filter is not None:
-                os.close(self._launch.filter)
+            for read_by_bubblewrap in self._launch.files:
+                os.close(read_by_bubblewrap)
 
     def _start(self, output: int) -> subprocess.Popen[bytes]:
         launch = self._launch
@@ -78,6 +91,8 @@ class Session:
         except OSError as error:
             self._control.close()
             os.close(self._output)
+            if launch.folder is not None:
+                launch.folder.cleanup()
             raise SandboxError(f"sandbox: cannot start {launch.command[0]}: {error}") from error
 
     def greet(self) -> Channel:
@@ -110,6 +125,13 @@ class Session:
         os.close(process)
         for number, first in open_children(self.process.pid).items():
             self.first = first
+            try:
+                self.private = open_folder(number, PRIVATE)
+            except OSError as error:
+                self._end("crashed", "its private folder cannot be watched")
+                raise SandboxError(
+                    f"sandbox: the private folder of an interpreter cannot be watched: {error}"
+                ) from error
             for handle in open_children(number).values():
                 return handle
         self._end("crashed", "it ended at once")
@@ -173,14 +195,19 @@ class Session:
             if self.death is not None or not self._open:
                 return
             own = [] if self.isolated else [self.process.pid]
-            used = usage([*own, *descendants(self.process.pid)])
+            family = [*own, *descendants(self.process.pid)]
+            used = usage(family)
+            folder = FolderUse(0, 0) if self.private is None else folder_use(self.private)
         limits = self.limits
-        if used.memory_bytes > limits.memory_bytes:
+        most = limits.memory_bytes - folder.memory_bytes
+        if not self.isolated and used.processes > limits.processes:
+            self._end("crashed", f"it started more than {limits.processes} processes")
+        elif used.memory_bytes > most and memory_shared_once(family) > most:
             self._end("memory", f"its processes needed more than {self._memory_limit()} of memory")
+        elif folder.files > limits.files:
+            self._end("memory", f"it made more than {limits.files:,} files")
         elif used.cpu_seconds > limits.cpu_seconds:
             self._end("timeout", f"it used more than {limits.cpu_seconds:g} s of processor time")
-        elif not self.isolated and used.processes > limits.processes:
-            self._end("crashed", f"it started more than {limits.processes} processes")
 
     def _end(self, status: Status, reason: str) -> Death:
         """End all processes; the first reason stands."""
@@ -219,7 +246,8 @@ class Session:
             self._open = False
             self._control.close()
             os.close(self._output)
-            for handle in (self.first, self.channel.ended if self.channel else None):
+            ended = self.channel.ended if self.channel else None
+            for handle in (self.first, self.private, ended):
                 if handle is not None:
                     os.close(handle)
             if self._launch.folder is not None:

@@ -19,6 +19,7 @@ from prefopt.values import (
     read_score,
     read_text,
     refuse,
+    refuse_lone_surrogates,
 )
 
 _FLAGS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
@@ -61,9 +62,12 @@ class Cells:
         if not (self.textual and isinstance(value, str) and value.lstrip()[:1] in ("[", "{")):
             return value
         try:
-            return json.loads(value)
+            found: JsonValue = json.loads(value)
         except json.JSONDecodeError:
             return value
+        name = next((name for name, cell in self.values.items() if cell is value), "")
+        refuse_lone_surrogates(found, self.origin, source=value, name=name)
+        return found
 
     def number(self, value: JsonValue, name: str) -> float:
         """The value as a finite float."""
@@ -101,12 +105,14 @@ class Cells:
     def tools(self, value: JsonValue) -> list[JsonValue]:
         """The value as a list of tool descriptions."""
         if isinstance(value, str):  # LLaMA-Factory writes them as a JSON text
+            source = value
             try:
-                value = json.loads(value)
+                value = json.loads(source)
             except json.JSONDecodeError as error:
                 raise RecordError(
                     f"{self.origin}: 'tools' is no JSON ({error.msg} at column {error.colno}); give a list"
                 ) from error
+            refuse_lone_surrogates(value, self.origin, source=source, name="tools")
         return read_list(value, "tools", self.origin)
 
     def rank(self, value: JsonValue, name: str) -> int:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from prefopt.errors import MissingExtraError, RecordError, StorageError
 from prefopt.records import parse_line
-from prefopt.values import JsonValue, describe
+from prefopt.values import JsonValue, describe, refuse_lone_surrogates
 
 Row = Mapping[str, JsonValue]
 
@@ -154,6 +154,7 @@ def _json_rows(text: str, path: Path) -> Iterator[SourceRow]:
             raise RecordError(
                 f"{origin}: the row is {describe(value)}; every row has to be an object"
             )
+        refuse_lone_surrogates(value, origin, source=text[counted:at])
         yield SourceRow(origin, value)
         at = _skip(text, at)
         if text[at : at + 1] == ",":

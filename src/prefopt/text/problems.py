@@ -175,7 +175,8 @@ def _recognise(source: RowSource, given: Mapping[str, str]) -> dict[str, str]:
         if role not in roles and not (role == "answer" and "solution" in roles):
             raise RecordError(
                 f"{source.name}: no column holds the {role} (known names: {', '.join(_ROLES[role])}); the file has "
-                f"{', '.join(names)}; rename one, or say which it is: --column {role}=NAME"
+                f"{', '.join(names)}; rename one, or say which it is: --column {role}=NAME, in recipes "
+                f"problem_columns: {{{role}: NAME}}"
             )
     return roles
 

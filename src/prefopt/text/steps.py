@@ -1,8 +1,8 @@
 """Solutions written as `Step 1: ... Step 2: ...`: split, join, and cut before a step. Nothing is ever lost.
 
 A marker counts only at the start of a line and in order, so that a text which quotes "Step 2:" inside a line,
-or refers back to an earlier step at the start of one, is not split there. Markdown around the marker
-(`**Step 2:**`, `### Step 2.`) is part of it.
+or refers back to an earlier step at the start of one, is not split there. A colon, a full stop or a bracket ends a
+marker; Markdown around it (`**Step 2:**`, `**Step 2**:`, `### Step 2.`) is part of it.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 _MARKER = re.compile(
-    r"^[ \t]*(?:[#>*_-]+[ \t]*)*Step[ \t]+(\d+)[ \t]*[:.][*_]*", re.MULTILINE | re.IGNORECASE
+    r"^[ \t]*(?:[#>*_-]+[ \t]*)*Step[ \t]+(\d+)[*_]*[ \t]*(?:[:)]|\.(?!\d))[*_]*",
+    re.MULTILINE | re.IGNORECASE,
 )
+"""`Step 2.5` at the start of a line is a number, and no second step."""
 
 
 class Step(NamedTuple):

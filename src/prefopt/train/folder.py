@@ -15,6 +15,7 @@ from prefopt.errors import ConfigError, ResumeError, StorageError
 from prefopt.progress import say
 from prefopt.train.checkpoint import find_damage, latest_checkpoint, list_checkpoints, read_state
 from prefopt.train.track import MetricsFile
+from prefopt.values import encoded
 
 FINISHED = "finished.json"
 LOCK = ".lock"
@@ -105,18 +106,24 @@ class RunFolder:
             self._lock = None
 
     def write_json(self, path: Path, facts: Mapping[str, object]) -> None:
-        """Write one JSON file."""
+        """Write one JSON file; raises as `write_lines`."""
         self._write(path, json.dumps(dict(facts), indent=1, ensure_ascii=False) + "\n")
 
     def write_lines(self, path: Path, rows: Iterable[Mapping[str, object]]) -> None:
-        """Write a JSON-lines file."""
+        """Write a JSON-lines file.
+
+        Raises:
+            StorageError: it cannot be written.
+            RecordError: a text holds half of a surrogate pair; the file is then as it was before.
+        """
         self._write(path, "".join(json.dumps(dict(r), ensure_ascii=False) + "\n" for r in rows))
 
     def _write(self, path: Path, text: str) -> None:
+        content = encoded(text, f"{path}: it")
         temporary = path.with_name(f".{path.name}.partial")
         try:
-            with temporary.open("w", encoding="utf-8") as file:
-                file.write(text)
+            with temporary.open("wb") as file:
+                file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
