@@ -139,7 +139,10 @@ def environment() -> dict[str, str]:
 
 @pytest.mark.parametrize("asked", [2, PROBLEMS + 2, PROBLEMS + 5])
 def test_kill_in_every_stage_and_go_on(asked: int, tmp_path: Path) -> None:
-    """Killed while it samples, judges or corrects; no request whose answer was used is made again."""
+    """Killed while it samples, judges or corrects; what is in the journal is never asked for again.
+
+    At the moment of the kill one answer is under way, and the one before it may have arrived without being committed.
+    """
     running: list[subprocess.Popen[bytes]] = []
     reached = threading.Event()
 
@@ -157,14 +160,14 @@ def test_kill_in_every_stage_and_go_on(asked: int, tmp_path: Path) -> None:
         )  # fmt: skip
         assert running[0].wait() == -signal.SIGKILL
         kept = journal_rows(tmp_path)
-        assert kept == asked - 1, "every answer but the one under way is in the journal"
+        assert asked - 2 <= kept <= asked - 1
         done = subprocess.run(
             command, env=environment(), capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stderr
         whole = PROBLEMS + 3 + 3 * 3
         assert journal_rows(tmp_path) == whole
-        assert len(server.asked) == whole + 1
+        assert len(server.asked) == asked + whole - kept
     assert len(read_preferences(tmp_path / "data" / "pairs.jsonl")) == 3
 
 

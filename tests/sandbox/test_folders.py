@@ -127,15 +127,15 @@ def killed_while(temporary: Path, cell: str) -> None:
     ) as parent:
         assert parent.stdout is not None
         assert parent.stdout.readline() == b"ok ok\n"
-        assert len(list(temporary.glob(f"{PREFIX}*/work/x"))) == 2
-        assert waited_for(lambda: list(temporary.glob(f"{PREFIX}*/work/running")))
+        assert len(list(temporary.glob(f"{PREFIX}*/*/x"))) == 2
+        assert waited_for(lambda: list(temporary.glob(f"{PREFIX}*/*/running")))
         os.kill(parent.pid, signal.SIGKILL)
 
 
 @pytest.mark.parametrize("cell", ["1", "while True: pass"], ids=["idle", "busy"])
 def test_the_next_start_removes_what_a_killed_parent_has_left(temporary, cell):
     killed_while(temporary, cell)
-    assert len(list(temporary.glob(f"{PREFIX}*/work/x"))) == 2
+    assert len(list(temporary.glob(f"{PREFIX}*/*/x"))) == 2
     start = "from prefopt.sandbox import Sandbox\nSandbox(unsafe_local_execution=True)"
     subprocess.run([sys.executable, "-c", start], check=True, stderr=subprocess.DEVNULL)
     assert list(temporary.iterdir()) == []

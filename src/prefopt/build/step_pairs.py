@@ -108,7 +108,8 @@ class StepBuild(BuildSection):
             return ["build: source: other and the key corrector belong together: set both or none"]
         if self.check_chosen and self.judge.by == "labels":
             return [
-                "build: check_chosen asks the judge about corrections too, which `prefopt label` does not show: remove it"
+                "build: check_chosen asks the judge about corrections too, which `prefopt label` does not show: "
+                "remove it"
             ]
         if self.temperature == 0 and (self.samples > 1 or self.corrections > 1):
             return [

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 NAME = "analyse"
 HELP = """\
-Look into trained models: `prefopt analyse credit FILE --policy FOLDER --reference FOLDER`.
+Look into trained models: `prefopt analyse credit FILE --policy P --reference R`.
 
 credit: the implicit reward of every token of a response as a heat map (HTML) and, where the wrong step or
 characters are known, as numbers."""

@@ -158,7 +158,10 @@ class LocalGenerator:
                     "it to start from; give a prompt, or remove the record"
                 )
             if len(prompt) >= context:
-                reason = f"the prompt has {len(prompt)} tokens, which leaves no room in the model's context of {context}"
+                reason = (
+                    f"the prompt has {len(prompt)} tokens, which leaves no room in the model's context of "
+                    f"{context}"
+                )
                 if not self._refuses:
                     raise RecordError(
                         f"record '{request.id}': {reason}; shorten it, or remove the record"
