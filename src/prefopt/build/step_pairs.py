@@ -107,10 +107,8 @@ class StepBuild(BuildSection):
         if (self.source == "other") != (self.corrector is not None):
             return ["build: source: other and the key corrector belong together: set both or none"]
         if self.check_chosen and self.judge.by == "labels":
-            return [
-                "build: check_chosen asks the judge about corrections too, which `prefopt label` does not show: "
-                "remove it"
-            ]
+            asked = "the judge about corrections too, which `prefopt label` does not show"
+            return [f"build: check_chosen asks {asked}: remove it"]
         if self.temperature == 0 and (self.samples > 1 or self.corrections > 1):
             return [
                 "build: temperature 0 makes all samples the same: raise it, or set samples and corrections to 1"
