@@ -51,7 +51,7 @@ class Writer(Section):
     timeout: Positive = 120.0
     """Seconds after which a request is given up and tried again."""
     patience: Positive = 600.0
-    """Seconds of failed attempts after which the server counts as gone."""
+    """Seconds of failed attempts after which the server counts as gone; 10 for one that never answered."""
 
     @model_validator(mode="after")
     def _one_of_two(self) -> Self:
