@@ -341,7 +341,11 @@ def test_an_interrupt_does_not_wait_for_replies():
     with (
         FakeServer(lambda *_: Answer(body=chat("x"), delay=30)) as server,
         subprocess.Popen(
-            [sys.executable, "-c", INTERRUPTED, server.url], stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", INTERRUPTED, server.url],
+            stdout=subprocess.PIPE,
+            text=True,
+            # A shell's background jobs ignore SIGINT, and so would their children.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
         ) as child,
     ):
         while len(server.asked) < 9:

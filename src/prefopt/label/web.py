@@ -49,6 +49,9 @@ class LabelServer(ThreadingHTTPServer):
 
     daemon_threads = True
     allow_reuse_address = True
+    request_queue_size = (
+        128  # of connections not yet accepted; with the default of 5 a burst of labels is reset
+    )
 
     def __init__(
         self,
