@@ -164,8 +164,10 @@ def build_steps(section: StepBuild, config: RunConfig) -> Path:
         build.write_facts(COUNTS, {"counts": data.counts, "reference": measured})
         if steps:
             build.write_records(PAIRS, steps)
-    _say_what_is_missing(data, folder)
-    return folder / (PAIRS if data.steps else ERRORS)
+        else:  # of an earlier build whose verdicts have changed since
+            (folder / PAIRS).unlink(missing_ok=True)
+    _say_what_is_missing(data, steps, folder)
+    return folder / (PAIRS if steps else ERRORS)
 
 
 _FILES = (PAIRS, SOLUTIONS, RELEASED, ERRORS, HELD_OUT, COUNTS)
@@ -231,16 +233,16 @@ def _judged_rows(data: StepData) -> list[dict[str, JsonValue]]:
     ]
 
 
-def _say_what_is_missing(data: StepData, folder: Path) -> None:
+def _say_what_is_missing(data: StepData, steps: Sequence[Preference], folder: Path) -> None:
     if data.awaited:
         say(
             f"{data.awaited:,} wrong solutions have no verdict yet: label them with `prefopt label {folder / ERRORS}`, "
             "or, where a server failed, run the same build again"
         )
-    if not data.steps and not data.awaited:
+    if not steps and not data.awaited:
         raise RecordError(
             f"{folder}: no pair could be made; the counts above say where solutions were lost (more problems, more "
             "samples or another judge may help)"
         )
-    if data.steps:
-        say(f"{sum(len(p.pairs) for p in data.steps):,} pairs: {folder / PAIRS}")
+    if steps:
+        say(f"{sum(len(p.pairs) for p in steps):,} pairs: {folder / PAIRS}")

@@ -42,6 +42,11 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
         choices=["best_vs_rest", "best_worst", "all", "adjacent"],
         help="pairs of ranked and scored lists (best_vs_rest)",
     )
+    add_render_arguments(parser)
+
+
+def add_render_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare how records become text."""
     parser.add_argument(
         "--prompt-format",
         default="auto",

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from prefopt.cli._data import add_render_arguments, data_options, render_settings
+
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Mapping, Sequence
@@ -75,21 +77,7 @@ def _add_reading(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="what a column means, e.g. chosen=better; may be repeated",
     )
-    parser.add_argument(
-        "--prompt-format",
-        default="auto",
-        choices=["auto", "chat", "text"],
-        help="auto: strings stay text, conversations go through the chat template",
-    )
-    parser.add_argument(
-        "--response-separator",
-        default="",
-        metavar="TEXT",
-        help=r"between prompt and response (\n is a line break)",
-    )
-    parser.add_argument(
-        "--chat-template", metavar="PATH", type=Path, help="instead of the tokenizer's own"
-    )
+    add_render_arguments(parser)
     parser.add_argument("--device", help="cpu, cuda, ... (default: cuda where there is one)")
     parser.add_argument(
         "--dtype", default="float32", help="float32, bfloat16, float16 or auto (float32)"
@@ -100,7 +88,6 @@ def run(arguments: argparse.Namespace) -> int:
     """Score, write page and numbers, print a summary; returns 0."""
     from prefopt.analysis.credit import ResponseCredit, credit_texts
     from prefopt.analysis.heatmap import write_credit
-    from prefopt.cli._data import render_settings
     from prefopt.models.load import load_tokenizer
     from prefopt.models.quiet import quiet_transformers
     from prefopt.progress import say
@@ -169,7 +156,6 @@ def _folder_name(policy: str) -> str:
 
 
 def _read(arguments: argparse.Namespace) -> list[Preference]:
-    from prefopt.cli._data import data_options
     from prefopt.ledger import Ledger
     from prefopt.progress import say
     from prefopt.text.sources import load_preferences
