@@ -10,8 +10,7 @@ from __future__ import annotations
 import ast
 import random
 import re
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
@@ -50,8 +49,7 @@ _BLOCKS = 16
 """Blocks of text and code: right solutions have 13 at most."""
 _BLOCK_TOKENS = 64
 _WORKERS = 64
-"""Interpreters alive at once. Solutions are written in groups of as many, so that each keeps its own: an interpreter
-that has to make room is started again for every block, which takes a hundred times as long as a block."""
+"""Interpreters alive at once: solutions are written in groups of as many."""
 
 
 class Sizes(NamedTuple):
@@ -350,11 +348,7 @@ class CodeTask:
             seed=seed,
             purpose=purpose,
         )
-        done = [
-            solved
-            for group in _groups(attempts, self.sandbox.workers)
-            for solved in solve(group, generator, self.sandbox, solving, journal=self.journal)
-        ]
+        done = solve(attempts, generator, self.sandbox, solving, journal=self.journal)
         return [self._judged(one, solved) for one, solved in zip(wanted, done, strict=True)]
 
     def _judged(self, one: Writing[ProgramProblem], solved: Solved) -> Written:
@@ -395,20 +389,14 @@ class CodeTask:
             drop_similar=False,
             seed=sizes.seed,
         )
-        whole = ControlledData([], [], [], Counter())
-        for group in _groups(problems, max(1, self.sandbox.workers // sizes.samples)):
-            data = build_controlled_code_pairs(
-                group,
-                generator,
-                self.sandbox,
-                grade=one_by_one(self.world.grade),
-                settings=settings,
-                journal=journal,
-            )
-            for kept, new in zip(whole[:3], data[:3], strict=True):
-                kept.extend(new)
-            whole.counts.update(data.counts)
-        return whole
+        return build_controlled_code_pairs(
+            problems,
+            generator,
+            self.sandbox,
+            grade=one_by_one(self.world.grade),
+            settings=settings,
+            journal=journal,
+        )
 
     def steps(self, generator: Generator, sizes: Sizes, journal: Journal) -> list[Preference]:
         """Step-DPO pairs, located by the oracle; none for code."""
@@ -419,10 +407,6 @@ class CodeTask:
 def open_sandbox() -> Sandbox:
     """A sandbox for the short cells of the program world."""
     return Sandbox(Limits(seconds=10.0), workers=_WORKERS)
-
-
-def _groups(items: Sequence[P], size: int) -> Iterator[Sequence[P]]:
-    return (items[start : start + size] for start in range(0, len(items), size))
 
 
 def random_fronts(task: Task[P], problems: Sequence[P], *, seed: int) -> list[Writing[P]]:

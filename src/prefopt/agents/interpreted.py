@@ -1,8 +1,9 @@
 """Solving problems with code: a model writes blocks, an interpreter answers its code, until the message ends.
 
-All attempts go in step: every unfinished one gets its next block in one batch, then all new code runs. Blocks and
-executions are journaled, so a killed run goes on where it was: nothing is sampled or run twice, results stay as they
-were. The format is in `prefopt.text.blocks`, running code in `prefopt.agents.executions`; nothing is graded here.
+As many attempts as there are interpreters go in step: every unfinished one gets its next block in one batch, then all
+new code runs; the next group starts when all of them have ended. So each keeps its interpreter, and none has to be
+started again for a solution's next block, which takes a hundred times as long as a block. Blocks and executions are
+journaled, so a killed run goes on where it was: nothing is sampled or run twice, results stay as they were. The format is in `prefopt.text.blocks`, running code in `prefopt.agents.executions`; nothing is graded here.
 
 Departures from the published code of MathCoder and Step-Controlled DPO: an attempt that fails (server, sandbox, a
 block that is no block, no room left) has a status of its own and is never a wrong solution; interpreter output that
@@ -167,22 +168,27 @@ def solve(
     """
     _require_distinct(attempts)
     states = [_State(attempt, list(attempt.front)) for attempt in attempts]
+    tell = progress or _nobody
     with Executions(sandbox, journal) as executions:
-        _answer_code(states, executions)
-        for call in range(settings.max_calls):
-            going = [state for state in states if state.status is None]
-            if progress is not None:
-                progress(len(states) - len(going), len(states))
-            if not going:
-                break
-            _write_blocks(going, generator, settings.sampling(call), journal, prompt_of)
-            _answer_code(going, executions)
-    for state in states:
-        if state.status is None:
-            state.end("calls", f"no end within {settings.max_calls} blocks")
-    if progress is not None:
-        progress(len(states), len(states))
+        for start in range(0, len(states), sandbox.workers):
+            group = states[start : start + sandbox.workers]
+            _answer_code(group, executions)
+            for call in range(settings.max_calls):
+                going = [state for state in group if state.status is None]
+                tell(start + len(group) - len(going), len(states))
+                if not going:
+                    break
+                _write_blocks(going, generator, settings.sampling(call), journal, prompt_of)
+                _answer_code(going, executions)
+            for state in group:
+                if state.status is None:
+                    state.end("calls", f"no end within {settings.max_calls} blocks")
+    tell(len(states), len(states))
     return [_solved(state) for state in states]
+
+
+def _nobody(done: int, total: int) -> None:
+    """Hear of progress and do nothing."""
 
 
 def _require_distinct(attempts: Sequence[Attempt]) -> None:
