@@ -3,7 +3,8 @@
 As many attempts as there are interpreters go in step: every unfinished one gets its next block in one batch, then all
 new code runs; the next group starts when all of them have ended. So each keeps its interpreter, and none has to be
 started again for a solution's next block, which takes a hundred times as long as a block. Blocks and executions are
-journaled, so a killed run goes on where it was: nothing is sampled or run twice, results stay as they were. The format is in `prefopt.text.blocks`, running code in `prefopt.agents.executions`; nothing is graded here.
+journaled, so a killed run goes on where it was: nothing is sampled or run twice, results stay as they were. The format
+is in `prefopt.text.blocks`, running code in `prefopt.agents.executions`; nothing is graded here.
 
 Departures from the published code of MathCoder and Step-Controlled DPO: an attempt that fails (server, sandbox, a
 block that is no block, no room left) has a status of its own and is never a wrong solution; interpreter output that
