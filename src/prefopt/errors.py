@@ -42,5 +42,9 @@ class SandboxError(PrefoptError, RuntimeError):
     """Model-written code cannot be isolated or run."""
 
 
+class AgentError(PrefoptError, RuntimeError):
+    """An environment that agents act in cannot be started or used."""
+
+
 class MissingExtraError(PrefoptError, ImportError):
     """A command needs an optional dependency; the message names the extra to install."""

@@ -14,7 +14,7 @@ from prefopt.build.grading import Grade
 from prefopt.build.label_noise import label_noise
 from prefopt.build.mixing import ControlledData
 from prefopt.build.parts import Shelf, graded_by, own_writer, read_problems
-from prefopt.build.settings import PAIRS, BuildSection, Count, Positive, Text
+from prefopt.build.settings import PAIRS, Count, Positive, ProblemBuild, Text
 from prefopt.config import RunConfig, Section
 from prefopt.errors import RecordError
 from prefopt.generate.schedule import Rising, schedule
@@ -80,7 +80,7 @@ class CodeSection(Section):
     """Solutions that failed, were cut or never ended count as wrong ones, as published for Mistral."""
 
 
-class ControlledBuild(BuildSection):
+class ControlledBuild(ProblemBuild):
     """How naive and controlled pairs are made; the defaults are those published for Mistral-7B."""
 
     style: Text = "chat-boxed-step"

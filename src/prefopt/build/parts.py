@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from prefopt.build.grading import Grade
-from prefopt.build.settings import BuildSection, Judge, Writer
+from prefopt.build.settings import BuildSection, Judge, ProblemBuild, Writer
 from prefopt.build.steps import problem_id
 from prefopt.config import RunConfig
 from prefopt.errors import RecordError
@@ -62,7 +62,7 @@ class Shelf:
         )
 
 
-def read_problems(section: BuildSection, style: str) -> list[MathProblem]:
+def read_problems(section: ProblemBuild, style: str) -> list[MathProblem]:
     """The problems of all files, in their prompt style.
 
     Raises:

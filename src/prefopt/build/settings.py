@@ -121,22 +121,10 @@ _KEYS_OF_JUDGES = {
 class BuildSection(Section):
     """What every build has."""
 
-    problems: Text | list[Text]
-    """Files of problems with answers: GSM8K, MATH, or any JSONL, JSON, CSV or Parquet with a question and an answer."""
-    problem_columns: dict[str, Text] = Field(default={})
-    """Which column holds question, answer, solution, where the names are not recognised."""
-    max_problems: Count | None = None
-    """Use only the first so many."""
     writer: Writer | None = None
-    """Who writes the solutions; null: the recipe's own model, in this process."""
+    """Who writes the texts; null: the recipe's own model, in this process."""
     batch_size: Count = 64
     """Rows that the recipe's own model decodes together."""
-    grader: Literal["math-verify", "step_dpo", "scdpo"] = "math-verify"
-    """Who compares final answers; step_dpo and scdpo are the published rules."""
-    grader_workers: Count | None = None
-    """Processes that compare; null: one per core."""
-    grader_seconds: Positive = 5.0
-    """Time for one comparison; beyond it the answer counts as wrong."""
     held_out: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the problems whose pairs go to held-out.jsonl (for eval_file) instead; no question is on both sides."""
     output_dir: Text = "data/{method}"
@@ -149,6 +137,23 @@ class BuildSection(Section):
     def pairs_file(self, method: str) -> Path:
         """The file that `prefopt train` reads."""
         return self.folder(method) / PAIRS
+
+
+class ProblemBuild(BuildSection):
+    """What every build from problems with answers has."""
+
+    problems: Text | list[Text]
+    """Files of problems with answers: GSM8K, MATH, or any JSONL, JSON, CSV or Parquet with a question and an answer."""
+    problem_columns: dict[str, Text] = Field(default={})
+    """Which column holds question, answer, solution, where the names are not recognised."""
+    max_problems: Count | None = None
+    """Use only the first so many."""
+    grader: Literal["math-verify", "step_dpo", "scdpo"] = "math-verify"
+    """Who compares final answers; step_dpo and scdpo are the published rules."""
+    grader_workers: Count | None = None
+    """Processes that compare; null: one per core."""
+    grader_seconds: Positive = 5.0
+    """Time for one comparison; beyond it the answer counts as wrong."""
 
 
 B = TypeVar("B", bound=BuildSection)

@@ -30,7 +30,7 @@ from prefopt.build.parts import (
 )
 from prefopt.build.released import released_rows
 from prefopt.build.rules import CORRECTED, OFFICIAL
-from prefopt.build.settings import PAIRS, BuildSection, Count, Judge, Text, Writer
+from prefopt.build.settings import PAIRS, Count, Judge, ProblemBuild, Text, Writer
 from prefopt.build.steps import StepData, StepSettings, build_step_pairs
 from prefopt.config import RunConfig
 from prefopt.errors import RecordError
@@ -42,7 +42,7 @@ from prefopt.text.styles import find_style
 from prefopt.values import JsonValue
 
 
-class StepBuild(BuildSection):
+class StepBuild(ProblemBuild):
     """How step pairs are made; the defaults are those of the published scripts."""
 
     style: Text = "chat-boxed-step"
