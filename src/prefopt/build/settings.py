@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import Field, model_validator
+from pydantic import JsonValue as Json
 
 from prefopt.config import RunConfig, Section, load_recipe
 from prefopt.errors import ConfigError
@@ -24,7 +25,7 @@ RECIPE = "build.yaml"
 
 _WITHOUT_EFFECT = frozenset({
     "batch_size", "grader_workers", "output_dir", "concurrency", "timeout", "patience", "workers",
-    "api_key_variable",
+    "api_key_variable", "rounds", "later_rounds",
 })  # fmt: skip
 """Keys that decide how fast the data are made, or where they go, and not what they are."""
 
@@ -129,6 +130,11 @@ class BuildSection(Section):
     """Share of the problems whose pairs go to held-out.jsonl (for eval_file) instead; no question is on both sides."""
     output_dir: Text = "data/{method}"
     """Folder of the build; {method} stands for the method's name."""
+    rounds: Count = 1
+    """Times that data are made and trained on (`prefopt run`): each round starts from the model of the one before,
+    which is its reference too."""
+    later_rounds: dict[str, Json] = Field(default={})
+    """Settings of the recipe that are others from the second round on, such as beta and learning_rate."""
 
     def folder(self, method: str) -> Path:
         """Where the build of that method lies."""

@@ -178,7 +178,10 @@ def expectation(spec: Spec) -> str:
     items = spec.get("items")
     if isinstance(items, dict):
         return f"a list of {expectation(items)}"
-    return _TYPES.get(str(spec.get("type")), "a mapping of names to text") + _bounds(spec)
+    values = spec.get("additionalProperties")
+    if isinstance(values, dict):
+        return f"a mapping of names to {'values' if '$ref' in values else 'text'}"
+    return _TYPES.get(str(spec.get("type")), "a mapping") + _bounds(spec)
 
 
 def _bounds(spec: Spec) -> str:

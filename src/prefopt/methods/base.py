@@ -13,6 +13,7 @@ from prefopt.errors import ConfigError
 from prefopt.runs.method import Method
 
 if TYPE_CHECKING:
+    from prefopt.runs.rounds import RoundResult
     from prefopt.runs.train import RunResult
 
 
@@ -37,8 +38,10 @@ def train(config: RunConfig) -> RunResult:
     Raises:
         PrefoptError: anything a user can cause, one line each.
     """
-    from prefopt.runs.train import run_training  # transformers is loaded only to train
+    from prefopt.runs.rounds import require_single  # transformers is loaded only to train
+    from prefopt.runs.train import run_training
 
+    require_single(config, "train")
     return run_training(config, find_method(config.method))
 
 
@@ -55,7 +58,21 @@ def build(config: RunConfig) -> Path:
         raise ConfigError(
             f"method {config.method} makes no data of its own; methods that do: {', '.join(able)}"
         )
+    from prefopt.runs.rounds import require_single
+
+    require_single(config, "build")
     return method.build(config)
+
+
+def run(config: RunConfig) -> list[RoundResult]:
+    """All stages of the recipe, round by round: data, training, evaluation, report.
+
+    Raises:
+        PrefoptError: anything a user can cause, one line each.
+    """
+    from prefopt.runs.rounds import run_recipe
+
+    return run_recipe(config, find_method(config.method))
 
 
 def plan(config: RunConfig) -> dict[str, object]:

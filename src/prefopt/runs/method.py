@@ -43,3 +43,5 @@ class Method(Generic[C]):
     """Markers that tokenizer and model are to know as special tokens; those they lack are added before training."""
     build: Callable[[C], Path] | None = None
     """Make the preference data (resumable); returns the file of records."""
+    measure: Callable[[C, Path], None] | None = None
+    """Evaluate the model of a finished run folder as the recipe says and write the results into that folder."""

@@ -1,0 +1,126 @@
+"""All stages of a recipe: make data, train, evaluate, and that as many rounds as the recipe says.
+
+A round starts from the model of the one before it, which is its reference too, and makes its data with that model.
+Every stage is resumable, so the same call goes on where it stopped: what is finished is found again, by its identity.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+from prefopt.build.settings import BuildSection
+from prefopt.config import RunConfig, parse
+from prefopt.errors import ConfigError
+from prefopt.models.locate import ADAPTER_CONFIG
+from prefopt.progress import say
+from prefopt.report.page import write_report
+from prefopt.runs.method import Method
+from prefopt.runs.train import RunResult, run_training
+from prefopt.values import JsonValue
+
+
+class RoundResult(NamedTuple):
+    """One finished round."""
+
+    number: int
+    """From 1."""
+    data: Path | None
+    """The file that it was trained on; None where the recipe has no section `build`."""
+    run: RunResult
+
+
+def section_of_build(config: RunConfig) -> BuildSection | None:
+    """The recipe's section `build`, whatever its method."""
+    section = getattr(config, "build", None)
+    return section if isinstance(section, BuildSection) else None
+
+
+def require_single(config: RunConfig, verb: str) -> None:
+    """Nothing for a recipe of one round; several are the business of `prefopt run`.
+
+    Raises:
+        ConfigError: the recipe has more.
+    """
+    section = section_of_build(config)
+    if section is not None and section.rounds > 1:
+        raise ConfigError(
+            f"build.rounds is {section.rounds}, and `prefopt {verb}` is a stage of one round: use `prefopt run`, or "
+            "build.rounds=1"
+        )
+
+
+def run_recipe(config: RunConfig, method: Method[RunConfig]) -> list[RoundResult]:
+    """Every round of the recipe: built, trained, evaluated and reported.
+
+    Raises:
+        PrefoptError: anything a user can cause, one line each.
+    """
+    section = section_of_build(config)
+    count = 1 if section is None else section.rounds
+    if count > 1 and (config.train_file is not None or config.dataset_name is not None):
+        raise ConfigError(
+            f"build.rounds is {count}, and every round trains on data of its own: remove train_file and dataset_name"
+        )
+    if count > 1:  # mistakes in later_rounds are found before anything is made
+        config_of_round(config, method, 2, Path(config.model_name_or_path))
+    done: list[RoundResult] = []
+    for number in range(1, count + 1):
+        if count > 1:
+            say(f"\nround {number} of {count}")
+        previous = done[-1].run.model if done else None
+        done.append(_round(config_of_round(config, method, number, previous), method, number))
+    if count > 1:
+        folders = [each.run.folder for each in done]
+        page = write_report(folders, Path(config.output_dir) / "report.html")
+        say(f"all rounds: {page}")
+    return done
+
+
+def config_of_round(
+    config: RunConfig, method: Method[RunConfig], number: int, previous: Path | None
+) -> RunConfig:
+    """The recipe of round `number`, from 1, which starts from the model in `previous`; None: the recipe's own.
+
+    With several rounds each has folders of its own, `round-1` and so on, in those that the recipe names.
+    """
+    section = section_of_build(config)
+    if section is None or section.rounds == 1:
+        return config
+    raw = _written(config)
+    build: dict[str, JsonValue] = {**_object(raw["build"]), "rounds": 1}
+    build.pop("later_rounds", None)
+    build["output_dir"] = str(section.folder(config.method) / f"round-{number}")
+    if previous is not None:
+        raw.update(section.later_rounds)
+        raw["model_name_or_path"] = str(previous)
+        # An adapter is trained on as it is, so the second round adds none; its reference is the adapter as it was.
+        if (previous / ADAPTER_CONFIG).is_file():
+            raw = {k: v for k, v in raw.items() if k != "use_peft" and not k.startswith("lora_")}
+    folders = {"build": build, "output_dir": str(Path(config.output_dir) / f"round-{number}")}
+    return parse({**raw, **folders}, method.config, origin="later_rounds" if previous else "")
+
+
+def _written(config: RunConfig) -> dict[str, JsonValue]:
+    """What the recipe says, without what it leaves at its defaults."""
+    return json.loads(config.model_dump_json(exclude_unset=True))
+
+
+def _object(value: JsonValue) -> dict[str, JsonValue]:
+    return dict(value) if isinstance(value, dict) else {}
+
+
+def _round(config: RunConfig, method: Method[RunConfig], number: int) -> RoundResult:
+    data: Path | None = None
+    if section_of_build(config) is not None and method.build is not None:
+        data = method.build(config)
+    # A run that was begun goes on, a finished one is returned; `--overwrite` starts it anew.
+    begun = Path(config.output_dir).exists() and not config.overwrite_output_dir
+    if begun and not config.resume_from_checkpoint:
+        config = config.model_copy(update={"resume_from_checkpoint": True})
+    result = run_training(config, method)
+    if method.measure is not None:
+        method.measure(config, result.folder)
+        write_report([result.folder], result.report)
+    return RoundResult(number, data, result)
