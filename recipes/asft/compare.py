@@ -25,13 +25,13 @@ import torch
 from prefopt.config import parse
 from prefopt.evals.cells import Cells, Row
 from prefopt.evals.frontier import measure
-from prefopt.evals.likelihood import response_logps
 from prefopt.generate.base import Request, Sampling
 from prefopt.generate.journal import complete
 from prefopt.generate.local import LocalGenerator
 from prefopt.grade.statistics import bootstrap_mean
 from prefopt.grade.text import bleu4, rouge_l
 from prefopt.methods.base import find_method
+from prefopt.models.likelihood import response_logps
 from prefopt.models.load import LoadedModel, load_model
 from prefopt.records import JsonValue, Pair, Preference, Response, write_preferences
 from prefopt.runs.base_model import base_model

@@ -10,8 +10,8 @@ from tasks import Task, Writing
 
 from prefopt.analysis.credit import credit_numbers, token_credit
 from prefopt.evals.cells import Row
-from prefopt.evals.likelihood import response_logps
 from prefopt.generate.schedule import constant
+from prefopt.models.likelihood import response_logps
 from prefopt.models.load import LoadedModel
 from prefopt.records import Pair, Preference, Response
 from prefopt.text.blocks import END_OF_BLOCK

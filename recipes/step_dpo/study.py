@@ -32,7 +32,6 @@ from prefopt.build.step_pairs import mean_logps
 from prefopt.build.steps import StepData, StepSettings, build_step_pairs, problem_id
 from prefopt.config import parse
 from prefopt.evals.cells import Cells, Row
-from prefopt.evals.likelihood import response_logps
 from prefopt.evals.maths import evaluate
 from prefopt.generate.base import Completion, Generator, Request, Sampling
 from prefopt.generate.journal import complete
@@ -41,6 +40,7 @@ from prefopt.grade.statistics import paired_t
 from prefopt.judge.base import WrongSolution
 from prefopt.judge.oracle import OracleLocator
 from prefopt.methods.base import find_method
+from prefopt.models.likelihood import response_logps
 from prefopt.models.load import LoadedModel, load_model
 from prefopt.records import JsonValue, Pair, Preference, Response, write_preferences
 from prefopt.runs.base_model import base_model

@@ -14,11 +14,11 @@ from prefopt.build.settings import PAIRS, RECIPE, changes_since
 from prefopt.build.step_pairs import MeanLogp, StepBuild, mean_logps
 from prefopt.config import load_recipe, parse
 from prefopt.errors import ConfigError, RecordError
-from prefopt.evals.likelihood import ResponseLogp
 from prefopt.generate.base import Completion
 from prefopt.generate.journal import Series
 from prefopt.methods.base import find_method
 from prefopt.methods.step_dpo import METHOD, StepDpoConfig
+from prefopt.models.likelihood import ResponseLogp
 from prefopt.records import Pair, Preference, Response, read_preferences
 from prefopt.runs.setup import load_data
 from tests.tiny import make_tokenizer

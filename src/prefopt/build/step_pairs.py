@@ -34,8 +34,8 @@ from prefopt.build.settings import PAIRS, Count, Judge, ProblemBuild, Text, Writ
 from prefopt.build.steps import StepData, StepSettings, build_step_pairs
 from prefopt.config import RunConfig
 from prefopt.errors import RecordError
-from prefopt.evals.likelihood import ResponseLogp, response_logps
 from prefopt.generate.base import Sampling
+from prefopt.models.likelihood import ResponseLogp, response_logps
 from prefopt.progress import say
 from prefopt.records import Preference
 from prefopt.text.styles import find_style

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 from prefopt.errors import ConfigError, NonFiniteError
-from prefopt.evals.likelihood import batches, response_examples
 from prefopt.generate.base import Completion, Request
 from prefopt.grade.statistics import bootstrap_mean
+from prefopt.models.likelihood import batches, response_examples
 from prefopt.models.load import CausalModel, embedding_rows
 from prefopt.models.scorer import Scorer, lengths, sum_by_response
 from prefopt.pack.batch import PackedBatch

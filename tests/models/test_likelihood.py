@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from prefopt.errors import RecordError
-from prefopt.evals.likelihood import response_logps
+from prefopt.models.likelihood import response_logps
 from prefopt.records import Message, Preference, Response
 from prefopt.worlds.reviews import ReviewSettings, ReviewWorld
 
