@@ -45,6 +45,11 @@ INSERT OR IGNORE INTO completions
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 
+_SELECT = """
+SELECT text, finish_reason, tokens, stopped_by FROM completions
+WHERE generator = ? AND purpose = ? AND sampling = ? AND request = ? AND sample = ? AND prompt = ?
+"""
+
 
 class Series(NamedTuple):
     """What the completions of one call have in common: who writes, what for, and how."""
@@ -107,6 +112,20 @@ class Journal:
         )
         found = ((prompt, Completion(*rest)) for prompt, *rest in rows)
         return {(c.id, c.sample, prompt): c for prompt, c in found}
+
+    def find(
+        self, series: Series, keys: Sequence[tuple[str, int, str]]
+    ) -> dict[tuple[str, int, str], Completion]:
+        """Those completions of a series that `keys` name: (request id, sample, prompt digest).
+
+        Looked up one by one in the index, so that many small calls do not read a long series again and again.
+        """
+        found: dict[tuple[str, int, str], Completion] = {}
+        for request, sample, prompt in keys:
+            rows = self._execute(_SELECT, (*series, request, sample, prompt))
+            if rows:
+                found[request, sample, prompt] = Completion(request, sample, *rows[0])
+        return found
 
     def append(self, series: Series, completion: Completion, prompt: str) -> None:
         """Commit one completion to the file; one that is there already is left as it is.
@@ -193,7 +212,7 @@ def complete(
     """
     digests = _digests(requests)
     series = Series(generator.identity, sampling.purpose, sampling.digest())
-    held = journal.series(series) if journal is not None else {}
+    held = {} if journal is None else journal.find(series, [(*k, d) for k, d in digests.items()])
     done: dict[tuple[str, int], Completion] = {}
     missing: list[Request] = []
     for request in requests:
