@@ -5,13 +5,14 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help venv demo test parity harness lint format bench clean
+.PHONY: help venv demo test parity harness scienceworld lint format bench clean
 
 help:
 	@echo "make demo    install into $(VENV), then build a model, train, evaluate and write a report"
 	@echo "make test    install into $(VENV), then run the tests"
 	@echo "make parity  compare every objective that TRL has with its running code (installs it)"
 	@echo "make harness compare our evaluation with lm-evaluation-harness (installs it)"
+	@echo "make scienceworld  run the tests that start its simulator (needs Java)"
 	@echo "make lint    style, types and import directions"
 	@echo "make format  rewrite the code in the house style"
 	@echo "make bench   compare speed with TRL (installs it)"
@@ -38,6 +39,10 @@ parity: $(INSTALLED)
 harness: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[harness]"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/evals/test_harness.py
+
+# One after the other: the simulators use several cores by themselves.
+scienceworld: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m scienceworld -q tests
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
