@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from prefopt.errors import RecordError
 from prefopt.ledger import Ledger
 from prefopt.pack.batch import Example
-from prefopt.pack.prepare import PrepareSettings, prepare
+from prefopt.pack.prepare import PrepareSettings, Weighable, prepare
 from prefopt.pack.tree import TokenTree
 from prefopt.records import Message, Pair, Preference, Response
 from prefopt.text.render import RenderSettings
@@ -85,9 +85,9 @@ def test_annotations_and_weights_go_along() -> None:
     )
     seen: list[int] = []
 
-    def weigh(tree: TokenTree) -> tuple[float, ...]:
-        seen.append(tree.size)
-        return tuple(0.5 for _ in tree.incidences()[0])
+    def weigh(given: Weighable) -> tuple[float, ...]:
+        seen.append(given.tree.size)
+        return tuple(0.5 for _ in given.tree.incidences()[0])
 
     (example,) = prepare([preference], NUMBERS, PrepareSettings(), Ledger("x"), weigh=weigh)
     assert (example.pairs, example.pair_weight, example.pair_margin) == (((1, 0),), (2.0,), (0.5,))

@@ -25,6 +25,11 @@ NO_GENERATION_PROMPT = (
     LOOP + "{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
 )
 TWO_ENDS = CHATML + "{% if not add_generation_prompt %}{{ '<eos>' }}{% endif %}"
+FORGETTING = (
+    LOOP + "{{ '<|im_start|>' + m.role + '\n' }}"
+    "{{ m.content if loop.last else m.content.split('</think>')[-1] }}{{ '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
 THINKING = (
     LOOP + "{{ '<|im_start|>' + m.role + '\n' }}"
     "{% if m.role == 'assistant' and loop.last %}{{ '<think>\n\n</think>\n\n' }}{% endif %}"
@@ -156,6 +161,18 @@ def test_turns_with_a_template_without_end_marks() -> None:
     assert scored(rendered) == [("a", 0), (f"c{END}", 1)]
 
 
+def test_a_block_before_the_last_answer_is_in_no_turn() -> None:
+    turns = (Message("assistant", "a"), Message("user", "b"), Message("assistant", "c"))
+    several, one = Response(turns=turns), Response(turns=(Message("assistant", "d"),))
+    preference = Preference("a", ASK, (several, one))
+    long, short = render(preference, CHAT, RenderSettings(chat_template=THINKING))
+    start = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+    rest = "a<|im_end|>\n<|im_start|>user\nb<|im_end|>\n<|im_start|>assistant\nc<|im_end|>"
+    assert long.text == start + rest and short.text == start + "d<|im_end|>"
+    assert scored(long) == [("a<|im_end|>", 0), ("c<|im_end|>", 1)]
+    assert not long.notes and long.context == short.context == len(start)
+
+
 def test_tools_and_template_arguments_reach_the_template() -> None:
     template = "{{ tools[0].name }} {{ style }} " + CHATML
     meta: dict[str, JsonValue] = {
@@ -226,7 +243,7 @@ def test_tools_and_template_arguments_reach_the_template() -> None:
                 (
                     Response(
                         turns=(
-                            Message("assistant", "x"),
+                            Message("assistant", "<think>hm</think>x"),
                             Message("user", "y"),
                             Message("assistant", "z"),
                         )
@@ -234,7 +251,7 @@ def test_tools_and_template_arguments_reach_the_template() -> None:
                 ),
             ),
             CHAT,
-            {"chat_template": THINKING},
+            {"chat_template": FORGETTING},
             RecordError,
             "message 3 rewrites what precedes it",
         ),

@@ -46,7 +46,20 @@ class PrepareSettings(NamedTuple):
     render: RenderSettings = RenderSettings()
 
 
-Weigh = Callable[[TokenTree], tuple[float, ...]]
+class Weighable(NamedTuple):
+    """What the weights of a record's scored tokens may depend on."""
+
+    tree: TokenTree
+    whole: tuple[TokenSequence, ...]
+    """Per response of the tree, its tokens before anything was cut."""
+    special: frozenset[int]
+    """Ids of the tokenizer's special tokens, among them what ends a turn."""
+
+
+Weigh = Callable[[Weighable], tuple[float, ...]]
+"""Weight [M] of each (token, response) incidence of the tree, in the order of `TokenTree.incidences`; empty: 1."""
+
+_Weighed = Callable[[TokenTree, tuple[TokenSequence, ...]], tuple[float, ...]]
 
 
 class _Draft(NamedTuple):
@@ -86,7 +99,7 @@ def prepare(
         tokenizer: a fast tokenizer.
         settings: lengths and format.
         ledger: receives a fate and remarks for every record.
-        weigh: weight of each (token, response) incidence of a tree, in the order of `TokenTree.incidences`.
+        weigh: weights of the scored tokens; None: 1 everywhere.
 
     Raises:
         RecordError: a record cannot be rendered, its responses tokenise a different prompt each, text and
@@ -94,6 +107,7 @@ def prepare(
         ModelError: the tokenizer lacks what is needed (offsets, chat template, EOS).
     """
     _require_one_kind(preferences, settings.render)
+    weighed = _weigher(weigh, tokenizer)
     examples: list[Example] = []
     for start in range(0, len(preferences), _CHUNK):
         chunk = preferences[start : start + _CHUNK]
@@ -103,10 +117,18 @@ def prepare(
             responses = [next(encoded) for _ in record]
             for note in record[0].notes:
                 ledger.note(preference.id, reason=note)
-            example = _prepare_one(preference, responses, settings, ledger, weigh)
+            example = _prepare_one(preference, responses, settings, ledger, weighed)
             if example is not None:
                 examples.append(example)
     return examples
+
+
+def _weigher(weigh: Weigh | None, tokenizer: PreTrainedTokenizerFast) -> _Weighed:
+    if weigh is None:
+        return lambda tree, whole: ()
+    added = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    special = frozenset({*tokenizer.all_special_ids, *added})
+    return lambda tree, whole: weigh(Weighable(tree, whole, special))
 
 
 def _require_one_kind(preferences: Sequence[Preference], settings: RenderSettings) -> None:
@@ -127,7 +149,7 @@ def _prepare_one(
     responses: list[EncodedResponse],
     settings: PrepareSettings,
     ledger: Ledger,
-    weigh: Weigh | None,
+    weighed: _Weighed,
 ) -> Example | None:
     draft = _Draft(dict(enumerate(responses)), list(preference.pairs))
     for stage in (_without_empty, _fit_prompt, _fit_responses, _without_unscored, _without_equal):
@@ -140,7 +162,7 @@ def _prepare_one(
     if any(response.headless for response in responses):
         ledger.note(preference.id, reason=HEADLESS)
     _settle(draft, preference, ledger)
-    return _example(draft, preference, weigh)
+    return _example(draft, preference, responses, weighed)
 
 
 def _settle(draft: _Draft, preference: Preference, ledger: Ledger) -> None:
@@ -267,7 +289,9 @@ def _require_one_context(responses: list[EncodedResponse], preference: Preferenc
             )
 
 
-def _example(draft: _Draft, preference: Preference, weigh: Weigh | None) -> Example:
+def _example(
+    draft: _Draft, preference: Preference, encoded: list[EncodedResponse], weighed: _Weighed
+) -> Example:
     source = tuple(draft.sequences)
     number = {old: new for new, old in enumerate(source)}
     tree = build_tree([response.sequence for response in draft.sequences.values()])
@@ -282,7 +306,7 @@ def _example(draft: _Draft, preference: Preference, weigh: Weigh | None) -> Exam
         score=tuple(r.score for r in responses),
         rank=tuple(None if r.rank is None else float(r.rank) for r in responses),
         label=tuple(None if r.label is None else float(r.label) for r in responses),
-        weight=() if weigh is None else tuple(weigh(tree)),
+        weight=weighed(tree, tuple(encoded[i].sequence for i in source)),
         mismatched=mismatched if any(mismatched) else (),
         source=source,
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
 
 from prefopt.config import RunConfig
-from prefopt.pack.tree import TokenTree
+from prefopt.pack.prepare import Weighable
 from prefopt.records import Preference
 from prefopt.train.terms import Term
 
@@ -37,8 +37,8 @@ class Method(Generic[C]):
     """Objectives with bound parameters and their factors: `lambda config: [Term(partial(dpo, beta=config.beta))]`."""
     pair: Callable[[Preference, C], Preference | Paired | str] | None = None
     """Choose the responses and pairs of a record that the method trains on; a string is the reason to drop it."""
-    weigh: Callable[[TokenTree, C], tuple[float, ...]] | None = None
-    """Weight [M] of each (token, response) incidence of a tree, in the order of `TokenTree.incidences`."""
+    weigh: Callable[[Weighable, C], tuple[float, ...]] | None = None
+    """Weight [M] of each (token, response) incidence of a tree, in the order of `TokenTree.incidences`; empty: 1."""
     special_tokens: Callable[[C], Sequence[str]] | None = None
     """Markers that tokenizer and model are to know as special tokens; those they lack are added before training."""
     build: Callable[[C], Path] | None = None

@@ -143,7 +143,7 @@ def load_data(
         tokenizer,
         _prepare_settings(config),
         ledger,
-        weigh=None if weigh is None else lambda tree: weigh(tree, config),
+        weigh=None if weigh is None else lambda given: weigh(given, config),
     )
     ledger.enforce(strict=config.strict)
     if speak:

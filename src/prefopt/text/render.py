@@ -12,6 +12,7 @@ from prefopt.errors import RecordError
 from prefopt.records import Message, Preference, Response
 from prefopt.text.template import AnswerFrame, ChatTemplate, end_token
 from prefopt.text.tokens import RenderedResponse, Span, TokenSequence, encode, tokenize
+from prefopt.values import quote
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -35,6 +36,9 @@ GLUED = (
     "prompt ends in a letter or digit and a response starts with one, without a space; "
     "set response_separator"
 )
+
+_SHOWN = 30
+"""Characters of a text that error messages show."""
 
 
 class RenderSettings(NamedTuple):
@@ -69,6 +73,11 @@ def render(
         return _render_text(preference, prompt, tokenizer, settings, where)
     template = ChatTemplate(tokenizer, settings.chat_template, preference.meta, where)
     frame = template.frame(prompt)
+    if any(response.turns for response in preference.responses):
+        passing = _passing_header(prompt, template, frame)
+        frame = frame._replace(header="") if passing else frame
+    else:
+        passing = ""
     opening = _opening(frame, preference)
     notes = (
         (HEADER_KEPT,) if frame.header.strip() and opening == frame.prompt + frame.header else ()
@@ -76,7 +85,7 @@ def render(
     found: list[RenderedResponse] = []
     for response in preference.responses:
         if response.turns:
-            rendered = _render_turns(prompt, response, preference, template, frame)
+            rendered = _render_turns(prompt, response, preference, template, frame, passing)
         else:
             context = opening + preference.prefix
             rendered = _finish(context, response, frame.end, special=True)
@@ -172,12 +181,25 @@ def _opening(frame: AnswerFrame, preference: Preference) -> str:
     return frame.prompt + frame.header
 
 
+def _passing_header(prompt: tuple[Message, ...], template: ChatTemplate, frame: AnswerFrame) -> str:
+    """The block that a template writes before the last answer only; empty where it stays, or where there is none.
+
+    Generation does not write it, and earlier turns do not have it, so no turn of a trajectory gets it (Qwen 3).
+    """
+    if not frame.header.strip():
+        return ""
+    asked = (*prompt, Message("assistant", "A"), Message("user", "B"))
+    stays = template.render(asked, ask=False).startswith(f"{frame.prompt}{frame.header}A")
+    return "" if stays else frame.header
+
+
 def _render_turns(
     prompt: tuple[Message, ...],
     response: Response,
     preference: Preference,
     template: ChatTemplate,
     frame: AnswerFrame,
+    passing: str,
 ) -> RenderedResponse:
     """A response of several messages, rendered as far as each of them to find where it lies."""
     if preference.prefix:
@@ -185,53 +207,91 @@ def _render_turns(
             f"{template.where}: a prefix cannot be continued by turns; remove one of them"
         )
     messages = list(prompt)
-    text = frame.prompt
-    spans: list[Span] = []
-    turn = 0
+    text = written = frame.prompt
+    turns: list[_Turn] = []
     for message in response.turns:
         asks = message.role == "assistant"
         start = template.render(messages, ask=True) if asks else text
         messages.append(message)
         longer = template.render(messages, ask=False)
+        # Between two turns a template may still change its end: Qwen puts several tool messages into one block.
+        template.require_prefix(text, start, f"message {len(messages)} rewrites what precedes it")
         template.require_prefix(start, longer, f"message {len(messages)} rewrites what precedes it")
-        template.require_prefix(text, longer, f"message {len(messages)} rewrites what precedes it")
         if asks:
-            span = _turn_span(longer, len(start), turn, template, frame)
-            turn += 1
-            if message.train:
-                spans.append(span)
-        text = longer
-    return _close_turns(text, spans, response, template, frame)
+            longer = start + longer[len(start) :].removeprefix(passing)
+            turns.append(_locate(longer, len(start), messages, template, frame))
+            text = longer
+        elif longer == written and message.content.strip():
+            raise RecordError(
+                f"{template.where}: the chat template leaves out message {len(messages)} (role {message.role}); give "
+                "it a role that the template writes, or set chat_template"
+            )
+        written = longer
+    return _close_turns(text, turns, response, template, frame)
 
 
-def _turn_span(
-    text: str, start: int, turn: int, template: ChatTemplate, frame: AnswerFrame
-) -> Span:
-    """Range of one assistant message in `text`, which ends with it: header out, end-of-turn token in."""
+class _Turn(NamedTuple):
+    """Where one assistant message lies in the text: characters."""
+
+    start: int
+    stop: int
+    """Where what was said is over: its first end-of-turn token, if there is one."""
+    end: int
+    """After its end-of-turn token."""
+    marked: bool
+    """Whether the template wrote a special token at its end."""
+    train: bool
+
+
+def _locate(
+    text: str, start: int, messages: list[Message], template: ChatTemplate, frame: AnswerFrame
+) -> _Turn:
+    """The place of the last message in `text`, which ends with it: header out, end-of-turn token in.
+
+    Special tokens that the message itself spells are no end of it.
+    """
+    message = messages[-1]
     if frame.header and text.startswith(frame.header, start):
         start += len(frame.header)
-    mark = template.last_special(text[start:])
-    return Span(start, start + mark.end() if mark else len(text.rstrip()), turn)
+    said = message.content.strip()
+    at = text.find(said, start)
+    if at < 0 and message.train:
+        raise RecordError(
+            f"{template.where}: the chat template does not write message {len(messages)} as it is: "
+            f"{quote(said[:_SHOWN])} became {quote(text[start : start + _SHOWN])}; set chat_template, or "
+            "chat_template_kwargs in the data"
+        )
+    over = at + len(said) if said and at >= 0 else start
+    mark = template.last_special(text[over:])
+    if mark is None:
+        end = max(over, len(text.rstrip()))
+        return _Turn(start, end, end, marked=False, train=message.train)
+    between = text[over : over + mark.start()]
+    while inner := template.last_special(between):
+        between = between[: inner.start()]
+    return _Turn(start, over + len(between), over + mark.end(), marked=True, train=message.train)
 
 
 def _close_turns(
     text: str,
-    spans: list[Span],
+    turns: list[_Turn],
     response: Response,
     template: ChatTemplate,
     frame: AnswerFrame,
 ) -> RenderedResponse:
     """Cut the text after its last turn, with or without the token that ends it."""
-    first = len(frame.prompt)
-    mark = template.last_special(text[first:])
-    end = first + mark.end() if mark else len(text.rstrip())
-    if not response.ends and mark:
-        end = first + mark.start()
-    text = text[:end]
-    if response.ends and not mark:
+    last = turns[-1]
+    text = text[: last.end if response.ends else last.stop]
+    if response.ends and not last.marked:
         text += frame.end
-    closed = [s._replace(end=min(s.end, len(text))) for s in spans]
-    if closed and not mark and response.ends and response.turns[-1].train:
-        closed[-1] = closed[-1]._replace(end=len(text))
-    context = closed[0].start if closed and closed[0].turn == 0 else first
-    return RenderedResponse(text, tuple(closed), True, context)
+    turns = [*turns[:-1], last._replace(end=len(text))]
+    spans = [Span(t.start, t.end, i) for i, t in enumerate(turns) if t.train]
+    for i, turn in enumerate(turns[:-1]):
+        if turn.train and turn.end <= turn.start:
+            raise RecordError(
+                f"{template.where}: turn {i + 1} of the assistant is empty, and this chat template ends turns "
+                "with no special token, so that nothing of it can be scored: give it text, or mark it 'train': false"
+            )
+    first = len(frame.prompt)
+    context = spans[0].start if spans and spans[0].turn == 0 else first
+    return RenderedResponse(text, tuple(s for s in spans if s.end > s.start), True, context)

@@ -1,0 +1,175 @@
+"""Win rates against counts by hand, FastChat's table and exact bootstrap distributions."""
+
+import itertools
+import math
+from typing import get_args
+
+import numpy as np
+import pytest
+
+from prefopt.grade.winrate import (
+    Bootstrap,
+    Verdict,
+    adjusted_win_rate,
+    combine_positions,
+    compare_models,
+    share_of,
+    turned,
+    verdict_of,
+    win_rate,
+)
+
+WIN, TIE, LOSS, MISSING = get_args(Verdict)
+
+
+@pytest.mark.parametrize(
+    ("judged", "share", "verdict", "other_side"),
+    [
+        (WIN, 1.0, WIN, LOSS),
+        (TIE, 0.5, TIE, TIE),
+        (LOSS, 0.0, LOSS, WIN),
+        (MISSING, None, MISSING, MISSING),
+        (2, 1.0, WIN, LOSS),
+        (1, 0.0, LOSS, WIN),
+        (1.5, 0.5, TIE, TIE),
+        (0.0, 0.5, TIE, TIE),
+        (1.75, 0.75, WIN, LOSS),
+        (1.25, 0.25, LOSS, WIN),
+        (None, None, MISSING, MISSING),
+        (math.nan, None, MISSING, MISSING),
+    ],
+)
+def test_what_a_verdict_is_worth(judged, share, verdict, other_side):
+    assert share_of(judged) == share
+    assert verdict_of(judged) == verdict
+    assert turned(judged) == other_side
+
+
+@pytest.mark.parametrize("wrong", [-1, 0.5, 2.5, math.inf])
+def test_preferences_out_of_range_are_refused(wrong):
+    with pytest.raises(ValueError, match=f"verdict 2 of 2: the preference {wrong} is not between"):
+        win_rate([WIN, wrong])
+
+
+def test_unknown_words_are_refused():
+    with pytest.raises(ValueError, match="'won' is no verdict; known are win, tie, loss, missing"):
+        share_of("won")  # pyright: ignore[reportArgumentType]
+
+
+def test_raw_win_rate_counts_draws_half_and_leaves_missing_ones_out():
+    # AlpacaEval: 100 * mean(preference - 1) of what is there, 0 being a draw: (1 + .5 + .75 + 0 + .5) / 5.
+    found = win_rate([2, 1.5, 1.75, 1, 0.0, None, math.nan])
+    assert found.value == 55.0
+    assert (found.wins, found.ties, found.losses, found.missing) == (2, 2, 1, 2)
+    assert found.inconsistent == 0
+
+
+def test_interval_is_that_of_the_exact_bootstrap_distribution():
+    # Resampling 12 verdicts of which 5 are wins: the number of wins is Binomial(12, 5/12).
+    p, n = 5 / 12, 12
+    mass = [math.comb(n, k) * p**k * (1 - p) ** (n - k) for k in range(n + 1)]
+    quantile = lambda q: next(k for k, c in enumerate(itertools.accumulate(mass)) if c >= q)  # noqa: E731
+    found = win_rate([WIN] * 5 + [LOSS] * 7, bootstrap=Bootstrap(level=0.9, resamples=20_000))
+    assert found.low == pytest.approx(100 * quantile(0.05) / n)
+    assert found.high == pytest.approx(100 * quantile(0.95) / n)
+
+
+def test_prompts_with_several_verdicts_are_drawn_whole():
+    verdicts = [WIN] * 20 + [LOSS] * 20
+    alone = win_rate(verdicts)
+    # Two prompts of twenty equal verdicts each tell no more than two verdicts.
+    together = win_rate(verdicts, clusters=[0] * 20 + [1] * 20)
+    assert (together.low, together.high) == (0.0, 100.0)
+    assert alone.low > 30 and alone.high < 70
+
+
+def test_clusters_follow_their_verdicts_when_some_are_missing():
+    verdicts, clusters = [None, WIN, LOSS, None], ["a", "b", "c", "d"]
+    assert win_rate(verdicts, clusters=clusters).value == 50.0
+    with pytest.raises(ValueError, match="4 verdicts and 1 clusters"):
+        win_rate(verdicts, clusters=["a"])
+
+
+def test_no_verdict_at_all_is_an_error():
+    with pytest.raises(ValueError, match="none of 2 verdicts is there"):
+        win_rate([None, MISSING])
+
+
+# The nine pairs of g1_winner and g2_winner, and those with an error, through FastChat's rules.
+@pytest.mark.parametrize(
+    ("first", "second", "combined"),
+    [
+        (WIN, WIN, WIN),
+        (WIN, TIE, TIE),
+        (WIN, LOSS, TIE),
+        (TIE, WIN, TIE),
+        (TIE, TIE, TIE),
+        (TIE, LOSS, TIE),
+        (LOSS, WIN, TIE),
+        (LOSS, TIE, TIE),
+        (LOSS, LOSS, LOSS),
+        (MISSING, WIN, MISSING),
+        (LOSS, None, MISSING),
+        (1.9, 1.6, WIN),
+        (1.9, 1.4, TIE),
+    ],
+)
+def test_two_positions_make_one_verdict(first, second, combined):
+    assert combine_positions(first, second) == combined
+
+
+def test_adjusted_win_rate_by_hand():
+    first = [WIN, WIN, LOSS, TIE, WIN, MISSING, LOSS, WIN]
+    second = [WIN, LOSS, LOSS, TIE, TIE, WIN, LOSS, WIN]
+    found = adjusted_win_rate(first, second)
+    # 2 wins, 3 ties (2 of them disagreements), 2 losses, 1 dropped.
+    assert found.value == pytest.approx(100 * (2 + 1.5) / 7)
+    assert (found.wins, found.ties, found.losses, found.missing) == (2, 3, 2, 1)
+    assert found.inconsistent == 2
+    assert found.low < found.value < found.high
+
+
+def test_a_judge_that_only_looks_at_the_position_gives_half():
+    # It prefers whatever comes first: the model in the first round, the baseline in the second.
+    found = adjusted_win_rate([WIN] * 30, [turned(WIN) for _ in range(30)])
+    assert (found.value, found.inconsistent) == (50.0, 30)
+
+
+def test_both_positions_need_as_many_verdicts():
+    with pytest.raises(ValueError, match="2 and 1 verdicts"):
+        adjusted_win_rate([WIN, WIN], [WIN])
+
+
+def test_two_models_against_one_baseline():
+    first = [WIN, LOSS, LOSS, TIE, None, WIN]
+    second = [WIN, WIN, TIE, LOSS, WIN, WIN]
+    found = compare_models(first, second)
+    # Differences 0, 1, .5, -.5, 0 over the five prompts that both have.
+    assert found.value == pytest.approx(20.0)
+    assert (found.better, found.worse, found.equal, found.missing) == (2, 1, 2, 1)
+    # Of three prompts that differ, two and one or worse either way: certain.
+    assert found.p == 1.0
+    assert found.low < 0 < found.high
+
+
+def test_pairing_removes_what_prompts_have_in_common():
+    rng = np.random.default_rng(0)
+    easy = rng.random(400) < 0.5
+    first = [WIN if e else LOSS for e in easy]
+    second = [WIN if e or rng.random() < 0.1 else LOSS for e in easy]
+    found = compare_models(first, second)
+    alone = win_rate(first)
+    assert found.low > 0 and found.p < 1e-3
+    # The rate alone is known much less well than the difference.
+    assert alone.high - alone.low > 2 * (found.high - found.low)
+
+
+def test_no_prompt_in_common_is_an_error():
+    with pytest.raises(ValueError, match="no prompt of 2 has verdicts for both models"):
+        compare_models([WIN, None], [None, WIN])
+
+
+def test_equal_seeds_give_equal_intervals():
+    verdicts = [WIN, LOSS, TIE, WIN, LOSS] * 7
+    assert win_rate(verdicts) == win_rate(verdicts)
+    assert win_rate(verdicts, bootstrap=Bootstrap(seed=3)).value == win_rate(verdicts).value
