@@ -30,7 +30,8 @@ class Trajectory:
     opening: tuple[Message, ...]
     """Everything before the agent's first turn: instruction, example, first observation."""
     turns: tuple[Message, ...]
-    """The agent's messages and the observations between them; ends with the agent's last message."""
+    """The agent's messages and the observations between them; ends with the agent's last message. Empty where the
+    environment or the server failed before it said anything."""
     reward: float | None
     """None: the environment failed, so that nothing is known about what the agent would have got."""
     success: bool = False
@@ -96,7 +97,7 @@ def trajectory_from_json(row: Mapping[str, JsonValue], *, origin: str) -> Trajec
         refuse(status, "status", origin, f"known are {', '.join(get_args(Status))}")
     reward = row.get("reward")
     turns = _messages(row, "turns", origin)
-    if not turns or turns[-1].role != "assistant":
+    if turns and turns[-1].role != "assistant":
         raise RecordError(f"{origin}: turns have to end with a message of the assistant")
     return Trajectory(
         task=_task(read_object(row.get("task"), "task", origin), origin),
@@ -112,7 +113,8 @@ def trajectory_from_json(row: Mapping[str, JsonValue], *, origin: str) -> Trajec
 
 
 def _messages(row: Mapping[str, JsonValue], key: str, origin: str) -> tuple[Message, ...]:
-    items = read_list(row.get(key), key, origin)
+    value = row.get(key)
+    items = [] if value == [] else read_list(value, key, origin)
     return tuple(read_message(item, f"{key}[{i}]", origin) for i, item in enumerate(items))
 
 

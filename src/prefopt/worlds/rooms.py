@@ -1,0 +1,188 @@
+"""The game of keys and locked doors (`prefopt.agents.environments.rooms`) as a world: corpus, tokenizer, base model.
+
+The corpus holds an expert's trajectories on tasks of the train split, as conversations of which the agent's turns
+are trained. It is kept small and seen few times, so that the base model still takes wrong turns, and then repeats
+what cannot be done or goes to and fro until its turns are used up. Preference training has those mistakes to mend.
+Playing, pairs and evaluation are the business of `prefopt.agents` and of the methods.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prefopt.agents.environment import Move, Task
+from prefopt.agents.environments.rooms import (
+    FOUND,
+    LOCKED,
+    NO_SUCH,
+    RoomsSuite,
+    all_actions,
+)
+from prefopt.agents.formats import Format, find_format, opening
+from prefopt.agents.layouts import COLOURS, DIRECTIONS, room_name
+from prefopt.errors import ConfigError
+from prefopt.models.save import save_model
+from prefopt.records import Message, Preference, Response
+from prefopt.values import JsonValue
+from prefopt.worlds.base import tiny_llama, write_corpus
+from prefopt.worlds.tokenizer import word_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+_POSITIONS = 1024
+"""Room for the longest task and as many turns of junk."""
+_MARK, _OTHER_MARK = "@1", "@2"
+"""Stand for a thought, an action or an observation, to see what a format writes around it."""
+_THOUGHTS = ("I go to the treasure in", *(f"I need the {colour} key in" for colour in COLOURS))
+_ANSWERS = ("You are in", "The treasure is in", FOUND, LOCKED, NO_SUCH)
+"""How observations begin."""
+_EDITION = 1
+"""Raised when equal settings begin to make other texts, another tokenizer or another model."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoomsSettings:
+    """What the world is made of. Equal settings make equal worlds."""
+
+    suite: RoomsSuite = field(default_factory=RoomsSuite)
+    """The game; `environment_options` of recipes."""
+    format: str = "action"
+    """How a turn is written. With the same trajectories and steps, bare actions are learnt better than thoughts."""
+    corpus_size: int = 3000
+    """Trajectories in the corpus, of the first tasks of the train split."""
+    epochs: float = 2.0
+    """Times that the base model sees each."""
+    hidden_size: int = 128
+    layers: int = 2
+
+    def __post_init__(self) -> None:
+        wrong = [
+            (not 1 <= self.corpus_size <= self.suite.train_tasks, "corpus_size", f"use 1 to {self.suite.train_tasks}"),
+            (self.epochs <= 0, "epochs", "use more than 0"),
+            (self.hidden_size < 8 or self.hidden_size % 8, "hidden_size", "use a multiple of 8"),
+            (self.layers < 1, "layers", "use 1 or more"),
+        ]  # fmt: skip
+        for bad, key, remedy in wrong:
+            if bad:
+                raise ConfigError(f"rooms world: {key} is {getattr(self, key)}; {remedy}")
+
+
+class RoomsWorld:
+    """Corpus, tokenizer and untrained model of the game."""
+
+    name = "rooms"
+
+    def __init__(self, settings: RoomsSettings | None = None) -> None:
+        self.settings = settings or RoomsSettings()
+        self.suite = self.settings.suite
+        self.format: Format = find_format(self.settings.format)
+
+    def digest(self) -> str:
+        """Digest of everything that decides the trained base model, 16 hex digits: what to cache it under."""
+        facts = [asdict(self.settings), self.sft_settings(), self.suite.identity, _EDITION]
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+    def corpus(self) -> Iterator[Preference]:
+        """The training corpus: an expert's trajectory for each of the first `corpus_size` tasks of the train split."""
+        for task in self.suite.tasks("train", self.settings.corpus_size):
+            yield self.trajectory(task)
+
+    def trajectory(self, task: Task) -> Preference:
+        """An expert's trajectory as a record: the opening as its prompt, everything after it as its response."""
+        game = self.suite.open()
+        moves = game.expert(task)
+        start = opening(self.suite, self.format, game.reset(task).observation)
+        turns: list[Message] = []
+        for move in moves:
+            observation = game.step(move.action).observation
+            turns += (self.format.write(move), self.format.observe(observation))
+        return Preference(task.id, start, (Response(turns=tuple(turns[:-1])),))
+
+    def write_sft_data(self, path: Path | str) -> Path:
+        """The file `path` with the corpus, written whole or not at all; its folder is made.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        return write_corpus(path, self.corpus())
+
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        """One token per room, action, thought and thing seen, and one for the whole instruction.
+
+        What a format writes before a thought, an action or an observation is one token with the word after it, so
+        that a turn is two to four tokens.
+        """
+        written = self.format
+        words = [message.content for message in opening(self.suite, written, "")]
+        words += [written.complaint, *self._seen(), *_THOUGHTS, *all_actions()]
+        said = written.observe(_MARK)
+        before, after = _around(said.content)
+        words += [before, after, *(before + word for word in _ANSWERS)]
+        before, after = _around(written.write(Move(_MARK)).content)
+        words += [before, after, *(before + action for action in all_actions()), *self._thinking()]
+        words = [word for word in dict.fromkeys(words) if word]
+        return word_tokenizer(words, special=[f"<|{said.role}|>"])
+
+    def _thinking(self) -> list[str]:
+        """The pieces of turns with a thought; none where the format leaves thoughts out."""
+        written = self.format.write(Move(_OTHER_MARK, _MARK)).content
+        if _MARK not in written:
+            return []
+        before, after = _around(written)
+        between, end = _around(after, _OTHER_MARK)
+        thoughts = [before, *(before + thought for thought in _THOUGHTS)]
+        return [*thoughts, between, *(between + action for action in all_actions()), end]
+
+    def _seen(self) -> list[str]:
+        """The pieces of observations."""
+        suite = self.suite
+        rooms = [f" {room_name(x, y)}." for y in range(suite.height) for x in range(suite.width)]
+        passages = ["open", *(f"{colour} door" for colour in COLOURS)]
+        sides = [f" {d.capitalize()}: {passage}." for d in DIRECTIONS for passage in passages]
+        keys = [f" {said} {c} key." for c in COLOURS for said in ("Here:", "You have the")]
+        notes = [f" The {c} key is in" for c in COLOURS]
+        notes += [f" It is behind a {c} door." for c in COLOURS]
+        return [*_ANSWERS, " You are in", *rooms, *sides, *keys, *notes]
+
+    def blank_model(self, seed: int = 0) -> LlamaForCausalLM:
+        """A Llama of random weights; 0.35 million of them by default."""
+        return tiny_llama(
+            self.tokenizer(),
+            hidden_size=self.settings.hidden_size,
+            layers=self.settings.layers,
+            positions=_POSITIONS,
+            seed=seed,
+        )
+
+    def save_blank(self, folder: Path | str, *, seed: int = 0) -> Path:
+        """An ordinary Hugging Face folder with the untrained model and its tokenizer.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        return save_model(self.blank_model(seed), self.tokenizer(), folder)
+
+    def sft_settings(self) -> dict[str, JsonValue]:
+        """Recipe values, by `RunConfig` key, with which `sft` trains the blank model on the corpus."""
+        return {
+            "learning_rate": 3e-3,
+            "lr_scheduler_type": "linear",
+            "warmup_ratio": 0.1,
+            "adam_beta2": 0.98,
+            "per_device_train_batch_size": 32,
+            "num_train_epochs": self.settings.epochs,
+            "max_length": _POSITIONS,
+            "logging_steps": 25,
+        }
+
+
+def _around(text: str, mark: str = _MARK) -> tuple[str, str]:
+    """What stands before and after the mark."""
+    before, _, after = text.partition(mark)
+    return before, after
