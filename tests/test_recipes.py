@@ -16,7 +16,7 @@ RECIPES = sorted(FOLDER.glob("*/*.yaml"))
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
 def test_recipe_is_valid(path: Path):
     raw = load_recipe(path)
-    method = find_method(path.parent.name)
+    method = find_method(str(raw["method"]))
     config = parse(raw, method.config)
     assert config.method == method.name
     assert path.name in (path.parent / "README.md").read_text()
@@ -44,3 +44,27 @@ def test_step_dpo_has_the_published_settings():
         "seed": 42,
     }
     assert published.items() <= raw.items()
+
+
+def test_scdpo_makes_the_pairs_of_a_published_builder():
+    """Sheet of the method: the builder for Mistral counts whole solutions written anew and adds no naive pairs.
+
+    The overrides in its README make the other builder, and those in Step-DPO's the published choices.
+    """
+    build = parsed("scdpo").build
+    assert (build.start_zero, build.add_naive, build.per_question) == ("controlled", False, 2)
+    assert (build.grader, build.code.count_failures_as_wrong) == ("scdpo", True)
+    readme = (FOLDER / "scdpo" / "README.md").read_text()
+    other = ["build.start_zero=drop", "build.add_naive=true", "build.code.count_failures_as_wrong=false"]  # fmt: skip
+    assert " ".join(other) in readme
+    assert parsed("scdpo", *other).build.add_naive
+    readme = (FOLDER / "step_dpo" / "README.md").read_text()
+    published = ["build.grader=step_dpo", "build.rules=official", "build.judge.rules=official",
+                 "build.judge.attempts=1", "build.style=qwen2-boxed-step"]  # fmt: skip
+    assert [one for one in published if f"`{one}`" not in readme] == []
+    assert parsed("step_dpo", *published).build.judge.attempts == 1
+
+
+def parsed(method: str, *overrides: str):
+    raw = load_recipe(FOLDER / method / "build.yaml", overrides)
+    return parse(raw, find_method(method).config)

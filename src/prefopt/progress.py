@@ -21,8 +21,8 @@ from rich.progress import (
 class Ticker(Protocol):
     """Receives progress."""
 
-    def __call__(self, advance: int = 1, note: str = "") -> None:
-        """Count `advance` more as done and show `note` beside the bar."""
+    def __call__(self, advance: int = 1, note: str = "", *, total: int | None = None) -> None:
+        """Count `advance` more as done, show `note` beside the bar; `total`: there is so much now."""
         ...
 
 
@@ -30,7 +30,7 @@ class Ticker(Protocol):
 def progress(title: str, total: int, *, quiet: bool = False, done: int = 0) -> Generator[Ticker]:
     """A progress bar on a terminal, a plain line about every tenth otherwise, nothing when `quiet`."""
     if quiet:
-        yield lambda advance=1, note="": None
+        yield lambda advance=1, note="", *, total=None: None
         return
     console = Console(stderr=True)
     if not console.is_terminal:
@@ -47,8 +47,8 @@ def progress(title: str, total: int, *, quiet: bool = False, done: int = 0) -> G
     with Progress(*columns, console=console, transient=False) as bar:
         task = bar.add_task(title, total=total, completed=done, note="")
 
-        def tick(advance: int = 1, note: str = "") -> None:
-            bar.update(task, advance=advance)
+        def tick(advance: int = 1, note: str = "", *, total: int | None = None) -> None:
+            bar.update(task, advance=advance, total=total)
             if note:
                 bar.update(task, note=note)
 
@@ -61,7 +61,10 @@ class _PlainTicker:
         self.printed = done * 10 // max(1, total)
         self.note = ""
 
-    def __call__(self, advance: int = 1, note: str = "") -> None:
+    def __call__(self, advance: int = 1, note: str = "", *, total: int | None = None) -> None:
+        if total is not None and total != self.total:
+            self.total = total
+            self.printed = self.done * 10 // max(1, total)
         self.done += advance
         self.note = note or self.note
         tenth = self.done * 10 // max(1, self.total)
@@ -77,7 +80,7 @@ def say(line: str) -> None:
 
 @contextmanager
 def counted(title: str) -> Generator[Callable[[int, int], None]]:
-    """A progress bar for work that reports (done, total)."""
+    """A progress bar for work that reports (done, total); the total may change on the way."""
     with ExitStack() as stack:
         ticker: Ticker | None = None
         seen = 0
@@ -87,7 +90,7 @@ def counted(title: str) -> Generator[Callable[[int, int], None]]:
             if ticker is None:
                 ticker = stack.enter_context(progress(title, total, done=done))
             else:
-                ticker(advance=done - seen)
+                ticker(advance=done - seen, total=total)
             seen = done
 
         yield report

@@ -203,7 +203,7 @@ def test_a_generator_that_does_not_name_stops_is_refused() -> None:
     [
         ({"samples": 0}, "samples is 0; use 1 or more"),
         ({"samples": 4, "max_samples": 3}, r"max_samples is 3; use at least samples \(4\)"),
-        ({"per_question": 0}, "per_question is 0; use 1 or more, or None for all"),
+        ({"per_question": 0}, "per_question is 0; use 1 or more, or none for all"),
         ({"schedule": constant(0)}, "greedy tails never differ"),
         ({"leave": 0}, "leave is 0"),
     ],

@@ -176,6 +176,43 @@ def test_the_baseline_has_as_many_pairs_from_sampled_solutions_only() -> None:
     assert len(set(ids)) == len(ids) == 8
 
 
+def test_the_published_builder_for_mistral() -> None:
+    """4.9 a: the limit counts whole solutions written anew, and no pair of sampled solutions is trained on."""
+    solutions = {"q": Solutions([SOURCE], [Solution(1, ("w",)), Solution(2, ("v",))])}
+    settings = ControlSettings(add_naive=False, start_zero="controlled", per_question=2)
+    data = combine(
+        [task("q")], solutions, [tail("q", k) for k in (0, 1, 2)], settings, Counter(), prompt_of=lambda p: p.prompt
+    )  # fmt: skip
+    assert [r.id for r in data.mixed()] == ["q/cut/0", "q/cut/1"]
+    assert [r.id for r in data.naive] == ["q/naive/0-1"], "the data of plain DPO"
+    assert len(data.data_equal) == 2
+
+
+def test_held_out_questions_are_apart_before_the_baseline_is_sized() -> None:
+    """Two rows of one question lie on one side; the baseline is as large as what is trained on."""
+    problems = [task(name) for name in ("p4", "p11", "p0")] + [Task("again", "p11?", "1")]
+    right = [Solution(i, (f"r{i}",)) for i in (0, 1)]
+    wrong = [Solution(i, (f"w{i}",)) for i in (2, 3)]
+    solutions = {p.id: Solutions(right, wrong) for p in problems}
+    counts = Counter[str]()
+    data = combine(
+        problems, solutions, [tail(p.id, 1) for p in problems], ControlSettings(held_out=0.5), counts,
+        prompt_of=lambda p: p.prompt,
+    )  # fmt: skip
+    # By b2sum -l 64 of "p4?", "p11?" and "p0?": they lie at 0.83, 0.50 (below half) and 0.77 of all digests.
+    assert [r.id for r in data.mixed()] == [
+        "p4/naive/0-2", "p0/naive/0-2", "p4/cut/1", "p0/cut/1",
+    ]  # fmt: skip
+    assert {str(r.meta["problem"]) for r in data.held_out} == {"p11", "again"} and len(
+        data.held_out
+    ) == 4
+    assert {str(r.meta["problem"]) for r in data.data_equal} == {"p4", "p0"} and len(
+        data.data_equal
+    ) == 4
+    assert (counts["pairs to train on"], counts["pairs held out"]) == (4, 4)
+    assert counts["naive pairs"] + counts["controlled pairs"] == 8
+
+
 def test_naive_pairs_are_the_first_of_each_kind() -> None:
     right = [Solution(i, (f"r{i}",)) for i in (0, 2)]
     wrong = [Solution(i, (f"w{i}",)) for i in (1, 3, 4)]

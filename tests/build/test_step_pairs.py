@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
-from prefopt.build.folder import COUNTS, HELD_OUT, BuildFolder, open_build, split_held_out
-from prefopt.build.settings import PAIRS, RECIPE, changes_since
+from prefopt.build.folder import COUNTS, HELD_OUT, BuildFolder, open_build
+from prefopt.build.held_out import repeated_questions, split_held_out
+from prefopt.build.parts import read_problems
+from prefopt.build.settings import INPUTS, PAIRS, RECIPE, changes_since
 from prefopt.build.step_pairs import MeanLogp, StepBuild, mean_logps
 from prefopt.config import load_recipe, parse
 from prefopt.errors import ConfigError, RecordError
@@ -21,6 +23,8 @@ from prefopt.methods.step_dpo import METHOD, StepDpoConfig
 from prefopt.models.likelihood import ResponseLogp
 from prefopt.records import Pair, Preference, Response, read_preferences
 from prefopt.runs.setup import load_data
+from prefopt.text.problems import MathProblem
+from tests.integration.runs import write_rows
 from tests.tiny import make_tokenizer
 
 
@@ -61,9 +65,14 @@ def test_mean_log_probabilities_of_one_pair_and_of_none() -> None:
 COUNT = 2000
 
 
+def problem(name: str, question: str = "") -> MathProblem:
+    return MathProblem(name, question or f"Problem {name}", "6", f"Problem {name}\n")
+
+
 def held(records: list[Preference], share: float) -> set[str]:
     """The problems held out, after a look at the two sides."""
-    kept, out = split_held_out(records, share)
+    problems = [problem(name) for name in {str(r.meta["problem"]): None for r in records}]
+    kept, out = split_held_out(records, problems, share)
     inside, outside = ({str(r.meta["problem"]) for r in side} for side in (kept, out))
     assert not inside & outside, "a problem on both sides"
     at = {id(record): number for number, record in enumerate(records)}
@@ -94,8 +103,41 @@ def test_a_problem_is_on_the_same_side_in_every_file_and_every_build() -> None:
         Preference(r.id + "w", r.prompt, r.responses, r.pairs, meta=r.meta) for r in records[::3]
     ]
     assert held(whole, 0.2) == out & {f"p{i}" for i in range(0, 200, 3)}
-    # By b2sum -l 64: a later version must not move problems between the sides.
-    assert sorted(out, key=lambda p: int(p[1:]))[:4] == ["p4", "p7", "p10", "p16"]
+    # By b2sum -l 64 of "Problem p0" and so on: a later version must not move problems between the sides.
+    assert sorted(out, key=lambda p: int(p[1:]))[:4] == ["p4", "p11", "p16", "p21"]
+
+
+def test_a_question_that_stands_in_many_rows_is_on_one_side() -> None:
+    """Its words decide, not its id, its white space or its prompt."""
+    names = [f"p{i}" for i in range(30)]
+    problems = [
+        problem(name, f"What{' ' * (1 + i // 10)}is {i % 10} + 1?\n")
+        for i, name in enumerate(names)
+    ]
+    kept, out = split_held_out([record(name) for name in names], problems, 0.5)
+    sides = [{int(str(r.meta["problem"])[1:]) % 10 for r in side} for side in (kept, out)]
+    assert not sides[0] & sides[1] and sides[0] | sides[1] == set(range(10))
+    assert min(map(len, sides)) > 0
+    assert repeated_questions(problems) == problems[10:]
+
+
+def test_repeated_questions_are_named_and_used(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In one file and across files; rows without ids have the ids of their places."""
+    for name in ("p.jsonl", "q.jsonl"):
+        rows = [{"question": f"What is {i % 3} + 1?", "answer": str(i % 3 + 1)} for i in range(6)]
+        write_rows(tmp_path / name, rows)
+    files = [str(tmp_path / name) for name in ("p.jsonl", "q.jsonl")]
+    section = section_of(recipe(tmp_path / "data", problems=files))
+    assert len(read_problems(section, section.style)) == 12
+    assert capsys.readouterr().err == (
+        f"9 of 12 problems repeat the question of an earlier one ({files[0]}:4, {files[0]}:5, {files[0]}:6, ...); "
+        "all are used\n"
+    )
+    section = section_of(recipe(tmp_path / "data", problems=files[0], max_problems=3))
+    read_problems(section, section.style)
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.0])
@@ -105,16 +147,15 @@ def test_a_share_that_cannot_be_is_one_line(share: float) -> None:
     assert "\n" not in str(error.value)
 
 
-def recipe(folder: Path, model: str = "m", **build: Any) -> StepDpoConfig:
+def recipe(folder: Path, outside: dict[str, Any] | None = None, **build: Any) -> StepDpoConfig:
     section: dict[str, Any] = {
-        "problems": "p.jsonl",
+        "problems": str(folder.parent / "p.jsonl"),
         "judge": {"by": "labels"},
         "output_dir": str(folder),
         **build,
     }
-    return parse(
-        {"method": "step_dpo", "model_name_or_path": model, "build": section}, METHOD.config
-    )
+    keys = {"method": "step_dpo", "model_name_or_path": "m", "build": section, **(outside or {})}
+    return parse(keys, METHOD.config)
 
 
 def section_of(config: StepDpoConfig) -> StepBuild:
@@ -125,9 +166,9 @@ def section_of(config: StepDpoConfig) -> StepBuild:
 SERIES = Series("g", "errors", "s")
 
 
-def first_build(folder: Path) -> None:
+def first_build(folder: Path, outside: dict[str, Any] | None = None, **build_keys: Any) -> None:
     """What a build leaves: its recipe, its files, its journal."""
-    config = recipe(folder)
+    config = recipe(folder, outside, **build_keys)
     with open_build(folder, config, section_of(config), ()) as build:
         build.journal.append(SERIES, Completion("a", 0, "text", "stop", 1), "digest")
         build.write_records(PAIRS, [record("a")])
@@ -138,11 +179,16 @@ def first_build(folder: Path) -> None:
 FILES = (PAIRS, HELD_OUT, COUNTS)
 
 
+def names(folder: Path) -> set[str]:
+    return {p.name for p in folder.iterdir() if not p.name.startswith((".", "journal"))}
+
+
 def opened(folder: Path, config: StepDpoConfig) -> tuple[set[str], int]:
-    """The files in the folder and the completions in the journal once a build has begun."""
+    """The files in the folder and the completions in the journal once a build has written its first file."""
     with open_build(folder, config, section_of(config), FILES) as build:
-        names = {p.name for p in folder.iterdir() if not p.name.startswith((".", "journal"))}
-        return names, build.journal.count()
+        build.write_rows("first.jsonl", [])
+        (folder / "first.jsonl").unlink()
+        return names(folder), build.journal.count()
 
 
 def test_the_files_of_a_build_with_other_settings_go_and_its_journal_stays(
@@ -150,11 +196,11 @@ def test_the_files_of_a_build_with_other_settings_go_and_its_journal_stays(
 ) -> None:
     folder = tmp_path / "data"
     first_build(folder)
-    whole = {PAIRS, COUNTS, RECIPE, "notes.txt"}
+    whole = {PAIRS, COUNTS, RECIPE, INPUTS, "notes.txt"}
     assert opened(folder, recipe(folder, batch_size=1, grader_workers=3)) == (whole, 1)
     assert "other settings" not in capsys.readouterr().err, "speed is not a setting of the data"
     other = recipe(folder, corrections=5)
-    assert opened(folder, other) == ({RECIPE, "notes.txt"}, 1)
+    assert opened(folder, other) == ({RECIPE, INPUTS, "notes.txt"}, 1)
     said = capsys.readouterr().err
     assert "other settings than the last build here" in said
     assert "build.corrections: 20 -> 5" in said
@@ -163,18 +209,39 @@ def test_the_files_of_a_build_with_other_settings_go_and_its_journal_stays(
     assert changes_since(folder, other, section_of(other)) == []
 
 
+def test_a_build_that_fails_before_it_writes_leaves_the_one_before(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    first_build(folder)
+    before = {name: (folder / name).read_bytes() for name in names(folder)}
+    other = recipe(folder, corrections=5)
+    with open_build(folder, other, section_of(other), FILES) as build:
+        build.journal.append(SERIES, Completion("b", 0, "text", "stop", 1), "digest")
+    assert {name: (folder / name).read_bytes() for name in names(folder)} == before
+    assert changes_since(folder, recipe(folder), section_of(recipe(folder))) == []
+    assert changes_since(folder, other, section_of(other)) == ["build.corrections: 20 -> 5"]
+
+
+SERVER = {"server": "http://127.0.0.1:1/v1", "model": "m"}
+
+
 @pytest.mark.parametrize(
-    ("model", "changes", "line"),
+    ("outside", "changes", "line"),
     [
-        ("m", {"corrections": 5}, "build.corrections: 20 -> 5"),
-        ("m", {"held_out": 0.25}, "build.held_out: 0.0 -> 0.25"),
-        ("m", {"judge": {"by": "rollouts", "samples": 4}}, 'build.judge.by: "labels" -> "rollouts"'),
-        ("m", {"problems": ["p.jsonl", "q.jsonl"]}, 'build.problems: "p.jsonl" -> ["p.jsonl", "q.jsonl"]'),
-        ("other", {}, 'model_name_or_path: "m" -> "other"'),
+        ({}, {"corrections": 5}, "build.corrections: 20 -> 5"),
+        ({}, {"held_out": 0.25}, "build.held_out: 0.0 -> 0.25"),
+        ({}, {"judge": {"by": "rollouts", "samples": 4}}, 'build.judge.by: "labels" -> "rollouts"'),
+        ({}, {"problems": ["p.jsonl", "q.jsonl"]}, 'p.jsonl" -> ["p.jsonl", "q.jsonl"]'),
+        ({"model_name_or_path": "other"}, {}, 'model_name_or_path: "m" -> "other"'),
+        ({"model_revision": "v2"}, {}, 'model_revision: null -> "v2"'),
+        ({"tokenizer_name_or_path": "t"}, {}, 'tokenizer_name_or_path: null -> "t"'),
+        ({"chat_template": "c.jinja"}, {}, 'chat_template: null -> "c.jinja"'),
+        ({"prompt_format": "chat"}, {}, 'prompt_format: "auto" -> "chat"'),
+        ({"response_separator": " "}, {}, 'response_separator: "" -> " "'),
+        ({"dtype": "bfloat16"}, {}, 'dtype: "float32" -> "bfloat16"'),
     ],
 )  # fmt: skip
 def test_training_refuses_pairs_that_were_built_otherwise(
-    model: str, changes: dict[str, Any], line: str, tmp_path: Path
+    outside: dict[str, Any], changes: dict[str, Any], line: str, tmp_path: Path
 ) -> None:
     folder = tmp_path / "data"
     first_build(folder)
@@ -183,11 +250,46 @@ def test_training_refuses_pairs_that_were_built_otherwise(
     assert [p.id for p in same.preferences] == ["a/0"]
     with pytest.raises(ConfigError) as error:
         load_data(
-            recipe(folder, model, **changes), method, tokenizer, evaluation=False, speak=False
+            recipe(folder, outside, **changes), method, tokenizer, evaluation=False, speak=False
         )
     said = str(error.value)
     assert line in said and str(folder / PAIRS) in said
     assert "run `prefopt build` again, or set train_file" in said and "\n" not in said
+
+
+def test_how_the_model_is_loaded_counts_only_where_it_writes(tmp_path: Path) -> None:
+    """Pairs of a server may be trained on in another precision; not if the judge runs in this process."""
+    half = {"dtype": "bfloat16", "model_revision": "v2", "learning_rate": 1e-4, "use_peft": True}
+    server = {"writer": SERVER}
+    first_build(tmp_path / "server", **server)
+    assert changes(tmp_path / "server", half, **server) == []
+    local = {"writer": SERVER, "judge": {"by": "reward_model", "reward_model": "r"}}
+    first_build(tmp_path / "local", **local)
+    assert changes(tmp_path / "local", half, **local) == [
+        'model_revision: null -> "v2"', 'dtype: "float32" -> "bfloat16"',
+    ]  # fmt: skip
+
+
+def changes(folder: Path, outside: dict[str, Any] | None = None, **build: Any) -> list[str]:
+    config = recipe(folder, outside, **build)
+    return changes_since(folder, config, section_of(config))
+
+
+def test_files_whose_content_was_replaced_are_noticed(tmp_path: Path) -> None:
+    """Problems and chat template; where they are gone, the pairs can be trained on all the same."""
+    problems, template = tmp_path / "p.jsonl", tmp_path / "c.jinja"
+    problems.write_text("first")
+    template.write_text("{{ messages }}")
+    folder, outside = tmp_path / "data", {"chat_template": str(template)}
+    first_build(folder, outside)
+    assert changes(folder, outside) == []
+    problems.write_text("other")
+    assert changes(folder, outside) == [f"{problems}: its content is not what it was"]
+    template.write_text("{{ others }}")
+    assert changes(folder, outside)[1:] == [f"{template}: its content is not what it was"]
+    problems.unlink()
+    template.write_text("{{ messages }}")
+    assert changes(folder, outside) == []
 
 
 def test_a_damaged_recipe_of_a_build_is_one_line(tmp_path: Path) -> None:

@@ -1,10 +1,15 @@
 """`prefopt eval`: from a model folder and a file to a table, files that resume, and errors in one line."""
 
 import json
+from pathlib import Path
 
 import pytest
 
+from prefopt.cli._evaluated import print_remarks
 from prefopt.cli.main import main
+from prefopt.evals.outcome import Evaluation, Output
+from prefopt.evals.settings import EvalSettings
+from prefopt.evals.suite import Evaluated
 from prefopt.generate.journal import Journal
 from tests.tiny import make_model_folder, make_tokenizer
 
@@ -86,6 +91,61 @@ def test_a_run_folder_gets_its_own_results(folder, tmp_path):
     assert json.loads((run / "evaluation.json").read_text())["name"] == "run"
 
 
+@pytest.mark.slow
+def test_a_prompt_that_fills_the_context_counts_as_wrong_and_the_rest_goes_on(
+    folder, tmp_path, capsys
+):
+    tokenizer = make_tokenizer()
+    repeats = next(
+        n
+        for n in range(1, 100)
+        if len(tokenizer(tokenizer.apply_chat_template(
+            [{"role": "user", "content": "3 + 4? " * n}], tokenize=False, add_generation_prompt=True
+        )).input_ids) > 225
+    )  # fmt: skip
+    texts = {"short": "3 + 4?", "near": "3 + 4? " * repeats, "long": "3 + 4? " * 200}
+    rows = [{"id": name, "question": text, "answer": "7"} for name, text in texts.items()]
+    file = tmp_path / "mixed.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ["--output", str(tmp_path / "out"), "--grader", "scdpo", "--device", "cpu"]
+    words += ["--max-new-tokens", "60"]
+    assert main(["eval", str(folder / "model"), str(file), *words]) == 0
+    lines = (tmp_path / "out" / "evaluation-outputs.jsonl").read_text().splitlines()
+    outputs = {row["id"]: row for row in map(json.loads, lines)}
+    assert [outputs[name]["finish_reason"] for name in texts] == ["length", "length", "error"]
+    assert [outputs[name].get("cut_by") for name in texts] == ["tokens", "context", None]
+    assert "leaves no room in the model's context of 256" in outputs["long"]["output"]
+    assert outputs["long"]["reason"] == "no solution" and not outputs["long"]["correct"]
+    shown = capsys.readouterr().out
+    assert (
+        "mixed: 1 of 3 solutions were cut at 60 tokens and were graded as they are; a higher"
+        in shown
+    )
+    assert "mixed: 1 of 3 solutions were cut at the end of the model's context and were" in shown
+    assert "mixed: 1 problems got no solution and count as wrong, first 'long'" in shown
+
+
+def test_remarks_name_what_cut_solutions_with_programs(capsys):
+    outputs = tuple(
+        Output(str(n), "q", "7", "", False, reason=reason, finish_reason="length", cut_by=cut_by)
+        for n, (cut_by, reason) in enumerate(
+            [("blocks", "no answer"), ("context", "time limit"), ("tokens", "no answer")]
+        )
+    )
+    evaluation = Evaluation("m", 0, 3, 0.0, 0.0, 0.6, outputs)
+    settings = EvalSettings(code=True, max_new_tokens=512)
+    print_remarks(Evaluated(evaluation, Path("out"), 1.0, ("first",)), settings)
+    assert capsys.readouterr().out.splitlines() == [
+        "first",
+        "test: 1 of 3 solutions were cut at 512 tokens a block and count as wrong; a higher --max-new-tokens than 512 "
+        "may change the number",
+        "test: 1 of 3 solutions were cut at the end of the model's context and count as wrong; only a longer context "
+        "or shorter prompts may change the number",
+        "test: 1 of 3 solutions did not end within 24 blocks and count as wrong",
+        "test: 1 of 3 comparisons gave no verdict and count as wrong (1 time limit)",
+    ]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -100,6 +160,12 @@ def test_a_run_folder_gets_its_own_results(folder, tmp_path):
         (["model", "--harness", "gsm8k", "--grader", "scdpo"], "--grader means nothing to --har"),
         (["model", "--harness", "gsm8k", "--column", "a=b"], "--column means nothing to --harn"),
         (["model", "sums.jsonl", "--unsafe-local-execution"], "so it needs --code"),
+        (["model", "sums.jsonl", "--packages", "sympy"], "--packages is about programs, so it"),
+        (["model", "sums.jsonl", "--code-limit", "a=b"], "--code-limit is about programs"),
+        (["model", "sums.jsonl", "--code", "--code-limit", "second=9"], "did you mean 'seconds'"),
+        (["model", "sums.jsonl", "--code", "--code-limit", "seconds"], "write NAME=NUMBER"),
+        (["model", "sums.jsonl", "--code", "--code-limit", "seconds=1e9"], "seconds=1000000000.0"),
+        (["model", "--harness", "gsm8k", "--packages", "sympy"], "--packages means nothing to"),
         (["model", "sums.jsonl", "--num-fewshot", "2"], "--num-fewshot belongs to --harness"),
         (["model", "sums.jsonl", "--harness", "gsm8k"], "means nothing to --harness"),
         (["model", "sums.jsonl", "--column", "question"], "write ROLE=NAME"),

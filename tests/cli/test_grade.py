@@ -1,4 +1,6 @@
 import json
+import os
+import threading
 
 import pytest
 
@@ -109,3 +111,27 @@ def test_unreadable_golds_are_told_and_left_out(tmp_path, capsys):
         assert (read(out)[0]["correct"], read(out)[0]["reason"]) == (False, "unreadable gold")
         if grader == "math-verify":
             assert read(out)[1]["correct"] is True
+
+
+def test_a_pipe_and_a_link_get_the_rows_and_stay(tmp_path):
+    write(tmp_path / "in.jsonl", ROWS[:1])
+    pipe, link = tmp_path / "pipe", tmp_path / "link"
+    os.mkfifo(pipe)
+    link.symlink_to("real.jsonl")
+    taken: list[str] = []
+    reader = threading.Thread(target=lambda: taken.append(pipe.read_text(encoding="utf-8")))
+    reader.start()
+    for target in (pipe, link):
+        words = ["--output", str(target), "--workers", "1"]
+        assert main(["grade", str(tmp_path / "in.jsonl"), *words]) == 0
+    reader.join(10)
+    assert pipe.is_fifo() and link.is_symlink()
+    assert json.loads(taken[0]) == read(tmp_path / "real.jsonl")[0]
+
+
+def test_an_absurd_limit_is_one_line(tmp_path, capsys):
+    write(tmp_path / "in.jsonl", ROWS)
+    words = ["--output", str(tmp_path / "out.jsonl"), "--seconds", "1e18"]
+    assert main(["grade", str(tmp_path / "in.jsonl"), *words]) == 2
+    assert "seconds is 1e+18; give the limit" in capsys.readouterr().err
+    assert not (tmp_path / "out.jsonl").exists()

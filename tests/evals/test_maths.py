@@ -75,6 +75,7 @@ def test_what_is_counted_is_what_the_model_wrote(world, generator, tmp_path):
         correct=True,
         finish_reason=written[problems[3].id].finish_reason,
         tokens=written[problems[3].id].tokens,
+        cut_by="tokens",
     )
     assert seen[0] == (0, 20) and seen[-1] == (20, 20)
 
@@ -190,7 +191,7 @@ def test_refused_texts_are_wrong_and_not_graded(tmp_path):
     written = [
         Written("2", "2", "stop"),
         Written("too long", "", "error"),
-        Written("x", "x", "length"),
+        Written("x", "x", "length", 3, "context"),
     ]
 
     def grade_all(pairs):
@@ -208,7 +209,7 @@ def test_refused_texts_are_wrong_and_not_graded(tmp_path):
         1,
         1,
     )
-    assert [o.reason for o in found.outputs] == ["equal", "server error", "no answer"]
+    assert [o.reason for o in found.outputs] == ["equal", "no solution", "no answer"]
     groups = by_label(found.outputs)
     assert groups["level"]["Level 0"][:3] == (1, 2, 0.5) and groups["type"]["Algebra"].total == 3
     write_evaluation(found, tmp_path)

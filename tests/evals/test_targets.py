@@ -98,6 +98,26 @@ def test_a_server_is_asked_as_the_style_says(
 
 
 @pytest.mark.slow
+def test_lists_and_markup_of_a_file_reach_the_published_rules(tmp_path: Path) -> None:
+    rows = [
+        {"question": "List all x, separated by commas.", "answer": ["-2", "3"]},
+        {"question": "Who?", "solution": "So it is $\\boxed{\\text{Evelyn}}$."},
+    ]
+    texts = {"Who?": "\\boxed{\\text{Evelyn}}"}
+    file = write_rows(tmp_path / "problems.jsonl", rows)
+    with FakeServer(
+        lambda number, path, body: chat(texts.get(body["messages"][0]["content"], "\\boxed{3,-2}"))
+    ) as server:
+        words = ("--server", server.url, "--grader", "step_dpo")
+        assert evaluate("tiny", file, tmp_path / "out", *words) == 0
+    outputs = read_rows(tmp_path / "out" / "evaluation-outputs.jsonl")
+    assert [(o["correct"], o["answer"]) for o in outputs] == [
+        (True, "-2, 3"),
+        (True, "\\text{Evelyn}"),
+    ]
+
+
+@pytest.mark.slow
 def test_the_text_endpoint_applies_the_template_of_a_folder(tmp_path: Path) -> None:
     make_tokenizer().save_pretrained(tmp_path / "folder")
     file = sums(tmp_path, 2)
@@ -125,7 +145,7 @@ def test_what_a_server_refuses_counts_as_wrong_and_is_asked_again(
         assert evaluate("tiny", file, tmp_path / "out", "--server", server.url) == 0
         assert len(server.asked) == 7
     facts = read_json(tmp_path / "out" / "evaluation.json")
-    assert (facts["correct"], facts["failed"], facts["reasons"]["server error"]) == (2, 1, 1)
+    assert (facts["correct"], facts["failed"], facts["reasons"]["no solution"]) == (2, 1, 1)
     said = capsys.readouterr().out
     assert "1 problems got no solution" in said and "the prompt is too long" in said
 
@@ -323,11 +343,28 @@ def test_programs_of_a_model_run_in_the_sandbox(
         [*TAUGHT[:2], Block("execution", "7"), TAUGHT[3]]
     )
     assert [outputs[k]["correct"] for k in ("right", "wrong", "long")] == [True, False, False]
-    # A solution that does not end is wrong, whatever its last block holds.
-    assert outputs["long"]["finish_reason"] == "length"
-    assert (facts["correct"], facts["total"], facts["cut"]) == (1, 3, 1)
+    # As without programs, and as servers do it.
+    assert outputs["long"]["finish_reason"] == "error"
+    assert (facts["correct"], facts["total"], facts["cut"], facts["failed"]) == (1, 3, 0, 1)
     kept = len(journal_rows(tmp_path / "run"))
     assert main([*words, "--max-new-tokens", "40"]) == 0
     assert len(journal_rows(tmp_path / "run")) == kept
     said = capsys.readouterr().out
-    assert "1/3" in said and "1 of 3 solutions did not end and count as wrong" in said
+    assert "1/3" in said
+    assert (
+        "1 problems got no solution and count as wrong, first 'long': the model's context" in said
+    )
+    other = (
+        "--code-limit",
+        "seconds=2",
+        "--packages",
+        "packaging",
+        "--output",
+        str(tmp_path / "o"),
+    )
+    assert main([*words, "--max-new-tokens", "40", *other]) == 0
+    given = read_json(tmp_path / "o" / "evaluation.json")["settings"]
+    assert (given["packages"], given["limits"]) == ("packaging", {"seconds": 2})
+    assert (facts["settings"]["packages"], facts["settings"]["limits"]) == (None, None)
+    assert main([*words, "--packages", "no_such_package", *other[4:]]) == 2
+    assert "'no_such_package' is no importable package here" in capsys.readouterr().err

@@ -1,3 +1,4 @@
+import json
 import os
 import subprocess
 import sys
@@ -9,7 +10,15 @@ import pytest
 
 from prefopt.errors import ConfigError
 from prefopt.grade.answers import final_answer, join_answers
-from prefopt.grade.maths import GradeItem, Grader, find_engine, gold_answer, grader_names
+from prefopt.grade.maths import (
+    GradeItem,
+    Grader,
+    find_engine,
+    gold_answer,
+    grader_names,
+    mishaps,
+    told,
+)
 from tests.grade.cases import RIGHT, WRONG
 
 pytest.importorskip("math_verify")
@@ -79,6 +88,11 @@ def test_the_problem_decides_about_the_form(grader, problem, gold, output, expec
         ("it is $x$ or $y^2$ here, as you can see", "y^2"),
         ("she pays for 3 of them and 7 of those, all in all", "7"),
         ("\\boxed{}", None),
+        ("The answer is **18** dollars.", "18 dollars"),
+        ("**The answer is 18** dollars.", "18 dollars"),
+        ("The answer is __$18__, as computed.", "$18"),
+        ("*18* dollars", "18 dollars"),
+        ("The answer is 2*3 or 2**3 or x_1.", "2*3 or 2**3 or x_1"),
         ("", None),
         ("I do not know at all", None),
     ],
@@ -109,10 +123,44 @@ def test_unknown_names_and_numbers():
         Grader("stepdpo")
     with pytest.raises(ConfigError, match="workers is 0"):
         Grader(workers=0)
-    with pytest.raises(ConfigError, match="seconds is -1"):
-        Grader(seconds=-1)
+    for seconds, shown in (
+        (-1, "-1"),
+        (0, "0"),
+        (1e10, "1e.10"),
+        (float("nan"), "nan"),
+        (1e-4, "0.0001"),
+    ):
+        with pytest.raises(
+            ConfigError,
+            match=f"seconds is {shown}; give the limit of a comparison, between 0.001 and 86,400",
+        ):
+            Grader(seconds=seconds)
     with pytest.raises(ConfigError, match="there are: math-verify, scdpo, step_dpo"):
         find_engine("zzz")
+
+
+def test_an_exception_is_a_reason_and_the_next_item_is_graded():
+    code = (
+        "from prefopt.grade.workers import Engine, _serve\n"
+        "def grade(problem, answer, output): return bool(1 / len(output)), output, 'equal'\n"
+        "_serve(Engine(grade, print, max), 1, 5.0)\n"
+    )
+    batch = json.dumps([["", "5", ""], ["", "5", "5"]]) + "\n"
+    found = subprocess.run(
+        [sys.executable, "-c", code], input=batch, capture_output=True, text=True, check=True
+    )
+    lines = [json.loads(line) for line in found.stdout.splitlines()]
+    assert lines == [[False, None, "failed: ZeroDivisionError"], [True, "5", "equal"]]
+    assert found.stderr == ""
+
+
+def test_comparisons_without_a_verdict_are_counted():
+    reasons = ["equal", "time limit", "failed: KeyError", "different", "no answer", "time limit"]
+    found = mishaps(reasons)
+    assert found == {"time limit": 2, "failed: KeyError": 1}
+    assert told(found, 6) == (
+        "3 of 6 comparisons gave no verdict and count as wrong (2 time limit, 1 failed: KeyError)"
+    )
 
 
 def test_works_in_a_thread_and_after_closing():

@@ -76,6 +76,39 @@ def test_step_dpo():
     assert found[STEP_DPO.index(("", "", "5", False))].reason == "no answer"
 
 
+AS_FILES_GIVE_THEM = [
+    (COMMAS, "\\boxed{3,-2}", ("-2", "3"), True),
+    (COMMAS, "\\boxed{3,-2}", ("-2,3",), True),
+    ("", "\\boxed{3,-2}", ("-2,3",), False),
+    ("", "\\boxed{\\text{Evelyn}}", ("\\text{Evelyn}",), True),
+    ("", "\\boxed{(1, 9/2)}", ("\\left(1,\\frac{9}{2}\\right)",), True),
+    ("", "\\boxed{x \\in [-2,7]}", ("x \\in [-2,7]",), True),
+    ("", "\\boxed{[-2,7]}", ("x\\in[-2,7]",), True),
+    ("", "\\boxed{2\\text{ and }3}", ("\\text{2 and 3}",), False),
+    ("", "The answer is 18", ("18",), True),
+    ("", "\\boxed{19}", ("18",), False),
+    ("", "\\boxed{5}", ("5{",), False),
+]
+
+
+@pytest.mark.slow
+def test_step_dpo_normalises_the_answers_of_files():
+    cases = [(problem, answers, output) for problem, output, answers, _ in AS_FILES_GIVE_THEM]
+    with Grader("step_dpo", workers=1) as grader:
+        found = grader.grade_answers(cases)
+    assert [g.correct for g in found] == [case[3] for case in AS_FILES_GIVE_THEM]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["math-verify", "scdpo"])
+def test_other_rules_take_the_answers_of_files_as_they_are(name):
+    with Grader(name, workers=1) as grader:
+        found = grader.grade_answers(
+            [(COMMAS, ("3", "-2"), "\\boxed{-2,3}"), ("", ("18",), "\\boxed{18}")]
+        )
+    assert [g.correct for g in found] == [True, True]
+
+
 @pytest.mark.slow
 def test_scdpo():
     with Grader("scdpo", workers=1) as grader:

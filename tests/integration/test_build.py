@@ -213,8 +213,8 @@ def test_held_out_problems_are_in_no_file_to_train_on(tmp_path: Path) -> None:
         {str(r.meta["problem"]) for r in read_preferences(data / name)}
         for name in ("pairs.jsonl", "held-out.jsonl")
     )
-    # By b2sum -l 64 of p0, p2 and p4: they lie at 0.95, 0.27 and 0.20 of all digests.
-    assert (kept, held) == ({"p0"}, {"p2", "p4"})
+    # By b2sum -l 64 of "What is 0 + 2 + 3?" and so on: they lie at 0.26, 0.91 and 0.69 of all digests.
+    assert (kept, held) == ({"p2", "p4"}, {"p0"})
     assert {str(r.meta["problem"]) for r in read_preferences(data / "solutions.jsonl")} == kept
     questions = {row["prompt"] for row in read_rows(data / "released.jsonl")}
     assert questions == {f"What is {p[1:]} + 2 + 3?" for p in kept}

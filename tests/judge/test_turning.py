@@ -12,6 +12,7 @@ from prefopt.judge.base import Location, WrongSolution
 from prefopt.judge.oracle import OracleLocator
 from prefopt.judge.rollout import RolloutScorer
 from prefopt.judge.turning import RolloutLocator, wrong_step_odds
+from prefopt.progress import counted
 
 SAMPLING = Sampling(temperature=1.0, purpose="roll-outs")
 
@@ -154,6 +155,18 @@ def test_a_second_run_draws_nothing_again(tmp_path):
         assert locator(again).locate([solution(3)], journal=journal) == found
         assert journal.count() == len(first.asked) == len(set(first.asked))
     assert again.asked == [] and seen[-1] == (len(first.asked), len(first.asked))
+
+
+def test_progress_never_passes_its_total(capsys):
+    """Places in doubt get more continuations than were planned at first."""
+    writer = Writer(2, (7,))
+    with counted("locating") as tick:
+        locator(writer).locate([solution(3)], journal=None, progress=tick)
+    lines = [line.split()[-1].split("/") for line in capsys.readouterr().err.splitlines()]
+    shown = [(int(done), int(total)) for done, total in lines]
+    assert all(done <= total for done, total in shown)
+    assert shown == sorted(shown) and shown[-1] == (len(writer.asked), len(writer.asked))
+    assert shown[-1][1] > 24, "more than the first round"
 
 
 def test_wrong_settings_are_named():

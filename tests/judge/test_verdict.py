@@ -28,6 +28,59 @@ F = "Final Decision\n"
         (F + "Step 1: correct; Steps 2 and 3: incorrect", (None, "count2"), (2, "found")),
         (F + "Step 1: correct; Step 2: not correct", (None, "count0"), (2, "found")),
         (F + "Step 1: correct; Step 2: neutral", (2, "found"), (None, "none")),
+        # Tables, marks and titles.
+        (
+            F + "| Step | Verdict |\n|---|---|\n| 1 | correct |\n| 2 | incorrect |",
+            (None, "count2"),
+            (2, "found"),
+        ),
+        (
+            "| Step | Verdict |\n| :-: | --- |\n| 1 | correct |\n| 2 | correct |\n",
+            (None, "count0"),
+            (None, "none"),
+        ),
+        (
+            F
+            + "| # | Step | Text | Correctness |\n|-|-|-|-|\n| a | **1** | 2 + 3 = 5 | correct |\n"
+            "| b | **2** | 5 = 6 | **incorrect** |",
+            (None, "count2"),
+            (2, "found"),
+        ),
+        (
+            F + "Step No. | Verdict\n--|--\n1-2 | correct\n3 | incorrect (sign)",
+            (None, "count2"),
+            (3, "found"),
+        ),
+        (
+            F + "| Step | Verdict |\n|--|--|\n| 1 | correct |\n| 2 | unsure |\n| 3 | incorrect |",
+            (None, "count2"),
+            (None, "unclear"),
+        ),
+        (
+            F + "| Part | Verdict |\n|--|--|\n| 1 | correct |\n| 2 | incorrect |",
+            (None, "count2"),
+            (None, "no verdict"),
+        ),
+        (F + "Step 1: ✅ correct; Step 2: ❌ incorrect", (2, "found"), (2, "found")),
+        (F + "Step 1: correct ✅; Step 2: incorrect ❌", (2, "found"), (2, "found")),
+        ("✔️ Step 1: correct\n❌ Step 2: incorrect ❌\n", (2, "found"), (2, "found")),
+        (F + "Step 1 (setup): correct; Step 2 (solve): incorrect", (None, "count2"), (2, "found")),
+        (
+            F + "**Step 1** (set up f(x)): correct; **Step 2** (solve): incorrect",
+            (None, "count2"),
+            (2, "found"),
+        ),
+        (
+            F + "Step 1 (correct): see below; Step 2 (incorrect): see below",
+            (None, "count2"),
+            (2, "found"),
+        ),
+        (F + "Step 1 (not correct)", (None, "count0"), (1, "found")),
+        (
+            F + "Step 1 (an incorrect sign is no matter): correct; Step 2: incorrect",
+            (None, "count2"),
+            (2, "found"),
+        ),
         # The header in other places.
         ("Final decision soon.\n" + F + "Step 5: incorrect", (5, "found"), (5, "found")),
         (F + "Step 2: incorrect\nThat is my final decision.", (None, "count0"), (2, "found")),
@@ -58,7 +111,24 @@ def test_verdicts(text, official, corrected):
     assert parse_verdict(text, rules="corrected") == Reading(*corrected)
 
 
-@pytest.mark.parametrize("text", ["step " * 20000, "Step 1, " * 20000, "1 " * 40000, "* " * 40000])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "step " * 20000,
+        "Step 1, " * 20000,
+        "1 " * 40000,
+        "* " * 40000,
+        "Step 1 (" * 20000,
+        "Step 1 (a" + "(b)" * 30000,
+        "| step | 1 " * 20000,
+        "|step|a|\n" + "|1|" * 30000,
+        "Step 1 ✅ " * 20000,
+        "Step 1 " + "✅ " * 40000,
+        "Step 1 " + "✅" * 40000,
+        "Step 1 " + "*" * 40000,
+        "| 1 " * 40000,
+    ],
+)
 @pytest.mark.timeout(20)
 def test_long_nonsense_is_read_in_linear_time(text):
     assert parse_verdict(text).number is None

@@ -32,6 +32,18 @@ def test_cells_after_a_death_do_not_run(pool):
     assert [cell.output for cell in cells] == ["1", "", "", ""]
 
 
+def test_running_programs_are_ended_when_the_work_is_given_up(pool):
+    def interrupt(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    slow = ["import time; time.sleep(0.9)"] * 20
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        pool.run_all([["1"], slow, slow, slow], progress=interrupt)
+    assert time.monotonic() - started < 5  # 18 s a program
+    assert pool.run_all([["6 * 7"]])[0][0].output == "42"
+
+
 def test_open_waits_for_a_free_worker(pool):
     order = []
     first, second = pool.open(), pool.open()
@@ -117,7 +129,8 @@ def test_refusal_without_isolation():
         "prefopt.errors.SandboxError: model-written code cannot be isolated here: bwrap was not found; "
         "install bubblewrap"
     )
-    assert "--unsafe-local-execution" in message
+    assert "`eval --unsafe-local-execution`" in message
+    assert "build.code.unsafe_local_execution=true" in message
 
 
 def test_unsafe_execution_needs_no_bubblewrap_and_warns_once():

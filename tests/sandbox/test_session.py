@@ -167,9 +167,19 @@ def test_everything_ends_with_a_killed_parent(pool):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"seconds": 0}, "limits: seconds=0 must be a positive number"),
-        ({"seconds": float("nan")}, "limits: seconds=nan must be a positive number"),
-        ({"processes": -1}, "limits: processes=-1 must be a positive number"),
+        ({"seconds": 0}, "limits: seconds=0 must lie between 0.001 and 86,400"),
+        ({"seconds": float("nan")}, "limits: seconds=nan must lie between"),
+        ({"seconds": 1e12}, "limits: seconds=1000000000000.0 must lie between"),
+        ({"seconds": "6"}, "limits: seconds='6' must be a number"),
+        ({"cpu_seconds": 0.01}, "limits: cpu_seconds=0.01 must lie between 0.5 and 10,000,000"),
+        ({"processes": -1}, "limits: processes=-1 must lie between 1 and 4,194,304"),
+        ({"processes": 10**12}, "limits: processes=1000000000000 must lie between"),
+        ({"processes": 2.5}, "limits: processes=2.5 must be a whole number"),
+        ({"processes": True}, "limits: processes=True must be a whole number"),
+        ({"memory_bytes": 1e9}, "limits: memory_bytes=1000000000.0 must be a whole number"),
+        ({"output_chars": 100.0}, "limits: output_chars=100.0 must be a whole number"),
+        ({"disk_bytes": 1.5e6}, "limits: disk_bytes=1500000.0 must be a whole number"),
+        ({"files": 0}, "limits: files=0 must lie between 1 and 1,000,000,000"),
         (
             {"memory_bytes": 1000},
             "limits: memory_bytes=1000 is too little for a Python interpreter",

@@ -64,7 +64,8 @@ def test_released_forms(tmp_path):
     }
     found = load_one(tmp_path, row)
     assert found.answer == "3, -2"
-    assert found.meta == {"filepath": "a", "answers": ["3", "-2"]}
+    assert found.answers == found.several == ("3", "-2")
+    assert found.meta == {"filepath": "a"}
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,8 @@ that hundreds of them load at once.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,8 +24,9 @@ from prefopt.analysis.credit import (
     credit_numbers,
     response_numbers,
 )
-from prefopt.errors import StorageError
+from prefopt.analysis.earlier import NUMBERS, PAGE, ROWS
 from prefopt.grade.statistics import Estimate
+from prefopt.text.whole import write_whole
 from prefopt.values import JsonValue
 
 SATURATED = 0.98
@@ -49,49 +49,33 @@ def write_credit(
     *,
     reference: str,
     source: str,
+    settings: Mapping[str, JsonValue] | None = None,
 ) -> CreditFiles:
     """The files `credit.html`, `credit.jsonl` and `credit.json` in `folder`, which is made where it is missing.
 
     Args:
         folder: where to.
-        policies: name -> credits of the same responses in the same order, with one `beta`.
+        policies: name -> credits of the same responses in the same order; each policy has one `beta`.
         reference: what the reference is called.
         source: what the records are called.
+        settings: how they were made, for `prefopt.analysis.earlier`.
 
     Raises:
         StorageError: a file cannot be written; it is then as it was before.
     """
     facts = credit_json(policies, reference=reference, source=source)
-    page, rows, numbers = (folder / f"credit.{end}" for end in ("html", "jsonl", "json"))
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(
-            f"{folder}: no such folder can be made ({error.strerror}); choose another --output"
-        ) from error
-    _write(rows, (_line(row) for row in credit_rows(policies)))
-    _write(numbers, [json.dumps(facts, indent=1, ensure_ascii=False) + "\n"])
-    _write(page, [credit_page(policies, facts)])
+    if settings is not None:
+        facts["settings"] = dict(settings)
+    page, rows, numbers = (folder / name for name in (PAGE, ROWS, NUMBERS))
+    write = partial(write_whole, errors="backslashreplace", remedy="choose another --output")
+    write(rows, (_line(row) for row in credit_rows(policies)))
+    write(numbers, [json.dumps(facts, indent=1, ensure_ascii=False) + "\n"])
+    write(page, [credit_page(policies, facts)])
     return CreditFiles(page, rows, numbers, facts)
 
 
 def _line(row: Mapping[str, JsonValue]) -> str:
     return json.dumps(dict(row), ensure_ascii=False) + "\n"
-
-
-def _write(path: Path, chunks: Iterable[str]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
-            file.writelines(chunks)
-        temporary.replace(path)
-    except OSError as error:
-        raise StorageError(
-            f"cannot write {path}: {error.strerror}; choose another --output"
-        ) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def credit_json(
@@ -118,7 +102,7 @@ def credit_json(
     return {
         "source": source,
         "reference": reference,
-        "beta": first[0].beta,
+        "beta": {name: found[0].beta for name, found in policies.items()},
         "responses_without_span": remarks,
         "policies": {name: _numbers_json(credit_numbers(c)) for name, c in policies.items()},
         "comparisons": comparisons,

@@ -22,6 +22,7 @@ from prefopt.analysis.spans import (
     turn_parts,
 )
 from prefopt.errors import NonFiniteError, RecordError
+from prefopt.models.likelihood import context_length
 from prefopt.models.load import CausalModel
 from prefopt.models.scorer import Scorer
 from prefopt.pack.batch import Example, Layout, collate
@@ -240,8 +241,10 @@ def text_logps(
         progress: is told (texts done, texts).
 
     Raises:
+        RecordError: prompt and response are longer than the model's context.
         NonFiniteError: a log-probability is not finite.
     """
+    _require_room(texts, context_length(model))
     found: dict[int, FloatArray] = {}
     scorer = Scorer(model)
     was_training = scorer.training
@@ -261,6 +264,16 @@ def text_logps(
     finally:
         scorer.train(was_training)
     return [found[i] for i in range(len(texts))]
+
+
+def _require_room(texts: Sequence[CreditText], context: int) -> None:
+    for text in texts:
+        length = len(text.sequence.tokens)
+        if length > context:
+            raise RecordError(
+                f"record '{text.id}': prompt and response {text.response} have {length} tokens, and the model's "
+                f"context is {context}; shorten them, or remove the record"
+            )
 
 
 def _scored(

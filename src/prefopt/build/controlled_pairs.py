@@ -9,75 +9,24 @@ from pydantic import Field, field_validator, model_validator
 
 from prefopt.build.controlled import ControlledSettings, build_controlled_pairs
 from prefopt.build.controlled_code import ControlledCodeSettings, build_controlled_code_pairs
-from prefopt.build.folder import COUNTS, HELD_OUT, BuildFolder, open_build, split_held_out, tell
+from prefopt.build.controlled_sections import CodeSection, TextSection
+from prefopt.build.folder import COUNTS, HELD_OUT, BuildFolder, open_build, tell
 from prefopt.build.grading import Grade
+from prefopt.build.held_out import repeated_questions
 from prefopt.build.label_noise import label_noise
 from prefopt.build.mixing import ControlledData
-from prefopt.build.parts import Shelf, graded_by, own_writer, read_problems
+from prefopt.build.parts import REPEATED, Shelf, graded_by, own_writer, read_problems
 from prefopt.build.settings import PAIRS, Count, Positive, ProblemBuild, Text
-from prefopt.config import RunConfig, Section
+from prefopt.config import RunConfig
 from prefopt.errors import RecordError
 from prefopt.generate.schedule import Rising, schedule
 from prefopt.progress import say
 from prefopt.text.blocks import parse_blocks
 from prefopt.text.problems import MathProblem
-from prefopt.text.segments import How
 from prefopt.text.styles import find_style
 from prefopt.values import JsonValue
 
 NAIVE, CONTROLLED, DATA_EQUAL = "naive.jsonl", "controlled.jsonl", "data-equal.jsonl"
-
-
-class TextSection(Section):
-    """Chains of thought."""
-
-    segments: How = "auto"
-    """What a step is: markers ("Step 1:"), lines, or whichever a solution has."""
-    leave: Count = 1
-    """Steps that are always written anew."""
-    max_segments: Count = 64
-    """Tails of more new steps are left out as noise."""
-    max_segment_characters: Count = 3000
-    """Tails with a longer step are left out as noise."""
-    drop_apologies: bool = False
-    """Leave out right solutions with "error" or "apolog", as the published pipeline for code does."""
-    count_truncated_as_wrong: bool = False
-    """Solutions cut at the token limit count as wrong ones, as published for Mistral."""
-
-
-class CodeSection(Section):
-    """Solutions of text, code and interpreter output."""
-
-    system: str = ""
-    """System text of the conversation; published: empty, and a request to solve step by step for MathCoder."""
-    max_calls: Count = 64
-    """Blocks of text and code of one solution or tail."""
-    packages: list[Text] = Field(default=[])
-    """Packages that the code may import besides the standard library, such as sympy."""
-    seconds: Positive = 6.0
-    """Time for one block of code."""
-    cpu_seconds: Positive = 60.0
-    """Processor time of one solution."""
-    memory_bytes: Count = 1 << 30
-    """Memory of one solution."""
-    processes: Count = 16
-    """Processes and threads of one solution."""
-    output_chars: Count = 10_000
-    """Output of one block of code; the rest is cut."""
-    disk_bytes: Count = 1 << 26
-    """Size of the private temporary folder of one solution."""
-    workers: Count = 32
-    """Interpreters alive at once; a solution that has to give up its own runs its code again later."""
-    unsafe_local_execution: bool = False
-    """Run model-written code without isolation, with your files and your network in its reach."""
-    drop_apologies: bool = True
-    """Leave out right solutions with "error" or "apolog" in any block."""
-    drop_similar: bool = True
-    """Keep only one of the solutions of a problem with as many blocks and a length within 500 characters."""
-    drop_noisy: bool = True
-    """Leave out tails with more than 24 messages, overlong blocks, or output that the model made up."""
-    count_failures_as_wrong: bool = False
-    """Solutions that failed, were cut or never ended count as wrong ones, as published for Mistral."""
 
 
 class ControlledBuild(ProblemBuild):
@@ -97,6 +46,8 @@ class ControlledBuild(ProblemBuild):
     """Right solutions of a question that make naive pairs."""
     naive_wrong: Count = 1
     """Wrong solutions of a question, each paired with each of those."""
+    add_naive: bool = True
+    """Train on the naive pairs too; false with start_zero controlled: the published builder for Mistral."""
     per_question: Count | None = 2
     """Controlled pairs of a question; null: all. Published: 2 for GSM8K, 3 for MATH."""
     compat_limit: bool = False
@@ -139,27 +90,31 @@ class ControlledBuild(ProblemBuild):
             )
         return self
 
+    @model_validator(mode="after")
+    def _sound(self) -> Self:
+        """The settings of the pipeline check themselves."""
+        _ = self.text_settings() if self.code is None else self.code_settings(self.code)
+        return self
+
     def _shared(self) -> dict[str, Any]:
         """What the settings of both pipelines have in common."""
         names = (
-            "samples", "max_samples", "naive_correct", "naive_wrong", "per_question", "compat_limit",
-            "start_zero", "cut", "attempts", "temperature", "top_p", "seed",
+            "samples", "max_samples", "naive_correct", "naive_wrong", "add_naive", "per_question",
+            "compat_limit", "start_zero", "cut", "attempts", "temperature", "top_p", "held_out", "seed",
         )  # fmt: skip
-        return {"schedule": _schedule(self.schedule), **{n: getattr(self, n) for n in names}}
+        # Without a value the default of the pipeline holds: texts and blocks have different ones.
+        given = () if self.max_new_tokens is None else ("max_new_tokens",)
+        shared = {n: getattr(self, n) for n in (*names, *given)}
+        return {"schedule": _schedule(self.schedule), **shared}
 
     def text_settings(self) -> ControlledSettings:
         """The settings for chains of thought."""
-        return ControlledSettings(
-            **self._shared(),
-            max_new_tokens=self.max_new_tokens or ControlledSettings.max_new_tokens,
-            **(self.text or TextSection()).model_dump(),
-        )
+        return ControlledSettings(**self._shared(), **(self.text or TextSection()).model_dump())
 
     def code_settings(self, code: CodeSection) -> ControlledCodeSettings:
         """The settings for code-integrated solutions."""
         return ControlledCodeSettings(
             **self._shared(),
-            max_new_tokens=self.max_new_tokens or ControlledCodeSettings.max_new_tokens,
             system=code.system,
             max_calls=code.max_calls,
             drop_apologies=code.drop_apologies,
@@ -199,22 +154,32 @@ def build_controlled(section: ControlledBuild, config: RunConfig) -> Path:
         grade = graded_by(grader)
         make = _text_pairs if section.code is None else _code_pairs
         data = make(section, config, problems, grade, build)
+        data.counts[REPEATED] = len(repeated_questions(problems))
         tell(data.counts)
-        for name, records in ((NAIVE, data.naive), (CONTROLLED, data.controlled)):
-            build.write_records(name, split_held_out(records, section.held_out)[0])
-        build.write_records(DATA_EQUAL, split_held_out(data.data_equal, section.held_out)[0])
-        kept, held_out = split_held_out(data.mixed(), section.held_out)
-        build.write_records(HELD_OUT, held_out)
+        build.write_records(NAIVE, data.naive)
+        build.write_records(CONTROLLED, data.controlled)
+        build.write_records(DATA_EQUAL, data.data_equal)
+        build.write_records(HELD_OUT, data.held_out)
         noise = _noise(section, problems, data, grade)
         build.write_facts(COUNTS, {"counts": data.counts, "label_noise": noise})
+        kept = data.mixed()
+        if not kept:
+            (folder / PAIRS).unlink(missing_ok=True)
+            raise RecordError(f"{folder}: {_why_nothing(data)}")
         pairs = build.write_records(PAIRS, kept)
-    if not data.mixed():
-        raise RecordError(
-            f"{folder}: no pair could be made; the counts above say where solutions were lost (more problems, more "
-            "samples or a hotter schedule may help)"
-        )
-    say(f"{len(data.naive):,} naive and {len(data.controlled):,} controlled pairs: {pairs}")
+    naive = f"{len(data.naive):,} naive and " if data.add_naive else ""
+    say(f"{naive}{len(data.controlled):,} controlled pairs: {pairs}")
     return pairs
+
+
+def _why_nothing(data: ControlledData) -> str:
+    if data.held_out:
+        number = f"{len(data.held_out):,}"
+        return f"all {number} pairs are of held-out questions; use more problems, or a smaller build.held_out"
+    return (
+        "no pair could be made; the counts above say where solutions were lost (more problems, more samples or a "
+        "hotter schedule may help)"
+    )
 
 
 _FILES = (PAIRS, NAIVE, CONTROLLED, DATA_EQUAL, HELD_OUT, COUNTS)
@@ -235,7 +200,7 @@ def _noise(
     by_id = {problem.id: problem for problem in problems}
     rejected = [
         (by_id[str(r.meta["problem"])], r.prefix + r.responses[r.pairs[0].rejected].text)
-        for r in data.mixed()
+        for r in (*data.mixed(), *data.held_out)
     ]
     if section.code is not None:
         rejected = [(p, parse_blocks(text).blocks[-1].content) for p, text in rejected]

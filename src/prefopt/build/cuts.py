@@ -34,6 +34,9 @@ class ControlSettings:
     """Correct solutions of a question that make naive pairs: the first ones."""
     naive_wrong: int = 1
     """Wrong solutions of a question, each paired with each of those."""
+    add_naive: bool = True
+    """Whether naive pairs are in the training set. Published: added by the builder for MathCoder and InternLM; not by
+    the one for Mistral, whose whole solutions are those of `start_zero: controlled`."""
     per_question: int | None = 2
     """Controlled pairs of a question, those found in the fewest attempts first; None: all. Published: 2 for GSM8K,
     3 for MATH."""
@@ -50,17 +53,14 @@ class ControlSettings:
     """Tails written at most from one cut point until one of them is wrong."""
     schedule: Rising = PRESETS["code"]
     """Temperature of each newly written step."""
+    held_out: float = 0.0
+    """Share of the questions whose pairs are kept apart, to evaluate on."""
     seed: int = 0
 
     @property
     def limit(self) -> int | None:
         """The limit of controlled pairs within each question."""
-        return None if self.counts_over_all else self.per_question
-
-    @property
-    def counts_over_all(self) -> bool:
-        """Whether the limit is the published one of the whole data set; the builder for Mistral has none such."""
-        return self.compat_limit and self.start_zero != "controlled"
+        return None if self.compat_limit else self.per_question
 
     def limits(self, cut: Cut[P]) -> bool:
         """Whether tails of that cut count towards the limit."""
@@ -70,15 +70,26 @@ class ControlSettings:
         for name in ("samples", "naive_correct", "naive_wrong", "attempts"):
             value = getattr(self, name)
             require(name, value, "use 1 or more", claim=value >= 1)
-        most = self.max_samples
-        remedy = f"use at least samples ({self.samples}), or None"
+        most, limit, share = self.max_samples, self.per_question, self.held_out
+        remedy = f"use at least samples ({self.samples}), or none"
         require("max_samples", most, remedy, claim=most is None or most >= self.samples)
-        limit = self.per_question
-        least = "use 1 or more, or None for all"
-        require("per_question", limit, least, claim=limit is None or limit >= 1)
+        remedy = "use 1 or more, or none for all"
+        require("per_question", limit, remedy, claim=limit is None or limit >= 1)
+        require("held_out", share, "use 0 or more, and less than 1", claim=0 <= share < 1)
         hot = self.schedule.start > 0 and self.schedule.cap > 0
         remedy = "greedy tails never differ: use more than 0"
         require("schedule", tuple(self.schedule), remedy, claim=hot)
+        self._refuse_without_effect()
+
+    def _refuse_without_effect(self) -> None:
+        if self.compat_limit:
+            remedy = "with start_zero 'controlled' it has no effect: remove it"
+            require("compat_limit", True, remedy, claim=self.start_zero != "controlled")
+            remedy = "without per_question it has no effect: remove it"
+            require("compat_limit", True, remedy, claim=self.per_question is not None)
+        remedy = "start_zero 'naive' makes naive pairs, which would be left out: use 'controlled'"
+        left_out = not self.add_naive and self.start_zero == "naive"
+        require("add_naive", self.add_naive, remedy, claim=not left_out)
 
 
 def require(name: str, value: object, remedy: str, *, claim: bool) -> None:

@@ -11,6 +11,7 @@ from itertools import product
 from typing import NamedTuple, TypeVar
 
 from prefopt.build.cuts import ControlSettings, Solution, Solutions, Tail
+from prefopt.build.held_out import is_held_out, split_held_out
 from prefopt.records import Message, Pair, Preference, Response
 from prefopt.text.problems import Problem
 from prefopt.values import JsonValue
@@ -21,21 +22,25 @@ Prompt = str | tuple[Message, ...]
 
 
 class ControlledData(NamedTuple):
-    """What the pipelines made."""
+    """What the pipelines made; all but `held_out` is of the questions to train on."""
 
     naive: list[Preference]
     """Pairs of whole solutions."""
     controlled: list[Preference]
     """Pairs of tails after a shared correct front."""
     data_equal: list[Preference]
-    """As many pairs as the two together, of sampled whole solutions only: the baseline of equal size. Fewer where the
+    """As many pairs as the training set, of sampled whole solutions only: the baseline of equal size. Fewer where the
     samples do not give so many; `counts` says how many are missing."""
     counts: Counter[str]
     """How many there were at each stage, and what became of the rest."""
+    held_out: Sequence[Preference] = ()
+    """What would be in the training set, of the questions that are held out."""
+    add_naive: bool = True
+    """Whether naive pairs are in the training set."""
 
     def mixed(self) -> list[Preference]:
         """The training set: all pairs count the same, so the two kinds weigh what their numbers are (eq. 5)."""
-        return [*self.naive, *self.controlled]
+        return [*(self.naive if self.add_naive else ()), *self.controlled]
 
 
 def limit_tails(
@@ -52,7 +57,7 @@ def limit_tails(
     kept: list[Tail[P]] = []
     left = settings.per_question
     for group in groups.values():
-        if not settings.counts_over_all:
+        if not settings.compat_limit:
             kept.extend(group[: settings.limit])
             continue
         for tail in group:
@@ -75,7 +80,8 @@ def combine(
 ) -> ControlledData:
     """The data sets of a build: naive pairs, controlled pairs within the limit, and the baseline of equal size.
 
-    Controlled pairs are in the order of the problems; which of them a limit keeps is decided before.
+    Controlled pairs are in the order of the problems; which of them a limit keeps is decided before. The pairs of
+    questions that are held out are kept apart before the size of the baseline is known.
     """
     naive = [
         _naive_record(p, prompt_of(p), "naive", right, wrong)
@@ -94,14 +100,21 @@ def combine(
     counts["naive pairs from new whole solutions"] = len(hot)
     controlled = [_tail_record(t, prompt_of(t.cut.problem), "controlled") for t in kept]
     counts["controlled pairs"] = len(controlled)
-    wanted = len(naive) + len(controlled)
-    equal = [
+    naive, naive_out = split_held_out(naive, problems, settings.held_out)
+    controlled, controlled_out = split_held_out(controlled, problems, settings.held_out)
+    held_out = [*(naive_out if settings.add_naive else ()), *controlled_out]
+    data = ControlledData(naive, controlled, [], counts, held_out, settings.add_naive)
+    wanted = len(data.mixed())
+    counts["pairs held out"] = len(held_out)
+    counts["pairs to train on"] = wanted
+    trained = [p for p in problems if not is_held_out(p, settings.held_out)]
+    data.data_equal.extend(
         _naive_record(p, prompt_of(p), "data_equal", right, wrong)
-        for p, right, wrong in _first_combinations(problems, solutions, wanted)
-    ]
-    counts["data-equal pairs"] = len(equal)
-    counts["data-equal pairs missing"] = wanted - len(equal)
-    return ControlledData(naive, controlled, equal, counts)
+        for p, right, wrong in _first_combinations(trained, solutions, wanted)
+    )
+    counts["data-equal pairs"] = len(data.data_equal)
+    counts["data-equal pairs missing"] = wanted - len(data.data_equal)
+    return data
 
 
 def _first_combinations(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from prefopt.build.grading import Grade
+from prefopt.build.held_out import repeated_questions
 from prefopt.build.settings import BuildSection, Judge, ProblemBuild, Writer
 from prefopt.build.steps import problem_id
 from prefopt.config import RunConfig
@@ -22,6 +23,7 @@ from prefopt.generate.base import Generator, Sampling
 from prefopt.generate.local import LocalGenerator
 from prefopt.judge.base import Locator, WrongSolution
 from prefopt.models.load import LoadedModel, ModelSettings, load_model, load_tokenizer
+from prefopt.progress import say
 from prefopt.text.problems import MathProblem, load_problems
 from prefopt.text.render import RenderSettings
 
@@ -29,6 +31,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
     from prefopt.grade.maths import Grader
+
+
+_NAMED = 3
+"""Rows that a message names."""
+REPEATED = "problems that repeat a question"
+"""What counts.json calls them."""
 
 
 class Parts(NamedTuple):
@@ -49,9 +57,17 @@ class Shelf:
     def model(self, name: str) -> LoadedModel:
         """A folder or hub id, loaded as the recipe says; the recipe's own settings hold for its own model only."""
         if name not in self._loaded:
-            settings = _model_settings(self.config, own=name == self.config.model_name_or_path)
-            self._loaded[name] = load_model(name, settings)
+            self._loaded[name] = self.load(name)
         return self._loaded[name]
+
+    def load(self, name: str) -> LoadedModel:
+        """The same, but not kept: the caller alone holds it."""
+        own = name == self.config.model_name_or_path
+        return load_model(name, _model_settings(self.config, own=own))
+
+    def clear(self) -> None:
+        """Let go of all models."""
+        self._loaded.clear()
 
     @property
     def render(self) -> RenderSettings:
@@ -63,7 +79,7 @@ class Shelf:
 
 
 def read_problems(section: ProblemBuild, style: str) -> list[MathProblem]:
-    """The problems of all files, in their prompt style.
+    """The problems of all files, in their prompt style; says which questions stand there several times.
 
     Raises:
         RecordError: a row has no question or answer, or two files have problems of the same id.
@@ -88,7 +104,19 @@ def read_problems(section: ProblemBuild, style: str) -> list[MathProblem]:
             raise RecordError(
                 f"{problem.origin}: id {problem.id!r} is that of {other.origin} as well; make ids unique"
             )
+    _tell_repeats(problems)
     return problems
+
+
+def _tell_repeats(problems: Sequence[MathProblem]) -> None:
+    repeated = repeated_questions(problems)
+    if repeated:
+        some = ", ".join(problem.origin for problem in repeated[:_NAMED])
+        more = ", ..." if len(repeated) > _NAMED else ""
+        say(
+            f"{len(repeated):,} of {len(problems):,} problems repeat the question of an earlier one ({some}{more}); "
+            "all are used"
+        )
 
 
 def own_writer(section: BuildSection, shelf: Shelf) -> Generator:
@@ -150,12 +178,15 @@ def _model_settings(config: RunConfig, *, own: bool) -> ModelSettings:
 
 
 def graded_by(grader: Grader) -> Grade[MathProblem]:
-    """The verdicts of a grader of mathematical answers."""
-    from prefopt.grade.maths import GradeItem
+    """The verdicts of a grader of mathematical answers; says how many comparisons ended without one."""
+    from prefopt.grade.maths import mishaps, told
 
     def grade(solutions: Sequence[tuple[MathProblem, str]]) -> list[bool]:
-        items = [GradeItem(p.question, p.answer, text) for p, text in solutions]
-        return [graded.correct for graded in grader.grade(items)]
+        graded = grader.grade_answers([(p.question, p.answers, text) for p, text in solutions])
+        ended = mishaps(each.reason for each in graded)
+        if ended:
+            say(f"grading: {told(ended, len(graded))}")
+        return [each.correct for each in graded]
 
     return grade
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic import JsonValue as Json
 
 from prefopt.config import RunConfig, Section, load_recipe
 from prefopt.errors import ConfigError
+from prefopt.records import parse_line
 from prefopt.values import JsonValue
 
 Count = Annotated[int, Field(ge=1)]
@@ -22,12 +25,20 @@ PAIRS = "pairs.jsonl"
 """Name of the file of pairs in the folder of a build."""
 RECIPE = "build.yaml"
 """Name of the recipe there, as it was when the files were made."""
+INPUTS = "inputs.json"
+"""Name of the digests there of the files that were read, by path as the recipe has it."""
 
 _WITHOUT_EFFECT = frozenset({
     "batch_size", "grader_workers", "output_dir", "concurrency", "timeout", "patience", "workers",
     "api_key_variable", "rounds", "later_rounds",
 })  # fmt: skip
 """Keys that decide how fast the data are made, or where they go, and not what they are."""
+_OUTSIDE = (
+    "model_name_or_path", "tokenizer_name_or_path", "chat_template", "prompt_format", "response_separator",
+)  # fmt: skip
+"""Keys outside the section that decide what writers are shown."""
+_OF_MODELS_HERE = ("model_revision", "dtype")
+"""Those that decide what a model in this process writes."""
 
 
 class Writer(Section):
@@ -61,6 +72,11 @@ class Writer(Section):
         if (self.server is None) != (self.model is None):
             raise ValueError("server and model belong together: set both or none")
         return self
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether the model is run in this process."""
+        return self.server is None
 
 
 class Judge(Section):
@@ -127,7 +143,7 @@ class BuildSection(Section):
     batch_size: Count = 64
     """Rows that the recipe's own model decodes together."""
     held_out: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of the problems whose pairs go to held-out.jsonl (for eval_file) instead; no question is on both sides."""
+    """Share of the questions whose pairs go to held-out.jsonl (for eval_file) instead; none is on both sides."""
     output_dir: Text = "data/{method}"
     """Folder of the build; {method} stands for the method's name."""
     rounds: Count = 1
@@ -135,6 +151,20 @@ class BuildSection(Section):
     which is its reference too."""
     later_rounds: dict[str, Json] = Field(default={})
     """Settings of the recipe that are others from the second round on, such as beta and learning_rate."""
+
+    @property
+    def runs_models(self) -> bool:
+        """Whether a model in this process has a part in what the data are."""
+        return self.writer is None or self.writer.runs_here
+
+    def inputs(self) -> list[str]:
+        """The files whose content decides what the data are."""
+        return []
+
+    def later(self, starts: Sequence[str]) -> dict[str, JsonValue]:
+        """Keys of this section that are others in a later round; `starts`: what the rounds before it started from."""
+        del starts
+        return {}
 
     def folder(self, method: str) -> Path:
         """Where the build of that method lies."""
@@ -160,6 +190,17 @@ class ProblemBuild(BuildSection):
     """Processes that compare; null: one per core."""
     grader_seconds: Positive = 5.0
     """Time for one comparison; beyond it the answer counts as wrong."""
+
+    @field_validator("problems")
+    @classmethod
+    def _some_file(cls, value: str | list[str]) -> str | list[str]:
+        if not value:
+            raise ValueError("the list is empty; name a file of problems")
+        return value
+
+    def inputs(self) -> list[str]:
+        """The files of problems."""
+        return [self.problems] if isinstance(self.problems, str) else self.problems
 
 
 B = TypeVar("B", bound=BuildSection)
@@ -201,8 +242,29 @@ def changes_since(folder: Path, config: RunConfig, section: BuildSection) -> lis
     if not file.exists():
         return []
     earlier = load_recipe(file)
-    now = section.model_dump(mode="json")
-    model = differences(
-        earlier.get("model_name_or_path"), config.model_name_or_path, "model_name_or_path"
-    )
-    return [*model, *differences(earlier.get("build"), now)]
+    keys = (*_OUTSIDE, *(_OF_MODELS_HERE if section.runs_models else ()))
+    outside = [
+        line for key in keys for line in differences(earlier.get(key), getattr(config, key), key)
+    ]
+    inside = differences(earlier.get("build"), section.model_dump(mode="json"))
+    return [*outside, *inside, *_replaced(folder / INPUTS, input_digests(config, section))]
+
+
+def input_digests(config: RunConfig, section: BuildSection) -> dict[str, str]:
+    """Digest of each file whose content decides what the data are, 32 hex digits; only of those that are there."""
+    names = [*section.inputs(), *([] if config.chat_template is None else [config.chat_template])]
+    return {name: _digest(Path(name)) for name in names if Path(name).is_file()}
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()[:32]
+
+
+def _replaced(file: Path, now: dict[str, str]) -> list[str]:
+    """The inputs whose content is another one than the build has read; one that is gone cannot be compared."""
+    if not file.exists():
+        return []
+    read = parse_line(file.read_text(encoding="utf-8"), str(file))
+    changed = [name for name, digest in now.items() if read.get(name, digest) != digest]
+    return [f"{name}: its content is not what it was" for name in changed]

@@ -15,10 +15,11 @@ from prefopt.build.folder import (
     RELEASED,
     SOLUTIONS,
     open_build,
-    split_held_out,
     tell,
 )
+from prefopt.build.held_out import repeated_questions, split_held_out
 from prefopt.build.parts import (
+    REPEATED,
     Bench,
     Parts,
     Shelf,
@@ -102,6 +103,13 @@ class StepBuild(ProblemBuild):
             rules=OFFICIAL if self.rules == "official" else CORRECTED,
         )
 
+    @property
+    def runs_models(self) -> bool:
+        """Whether a model in this process has a part in what the data are."""
+        others = [w for w in (self.corrector, self.judge.writer) if w is not None]
+        scored = self.judge.reward_model is not None
+        return super().runs_models or scored or any(writer.runs_here for writer in others)
+
     def contradictions(self) -> list[str]:
         """Broken rules about several keys."""
         if (self.source == "other") != (self.corrector is not None):
@@ -112,6 +120,10 @@ class StepBuild(ProblemBuild):
         if self.temperature == 0 and (self.samples > 1 or self.corrections > 1):
             return [
                 "build: temperature 0 makes all samples the same: raise it, or set samples and corrections to 1"
+            ]
+        if self.temperature == 0 and self.judge.by == "rollouts":
+            return [
+                "build: temperature 0 makes all roll-outs the same: raise it, or choose another judge"
             ]
         return []
 
@@ -153,11 +165,13 @@ def build_steps(section: StepBuild, config: RunConfig) -> Path:
             journal=build.journal,
             corrector=None if section.corrector is None else open_writer(section.corrector, shelf),
         )
+        data.counts[REPEATED] = len(repeated_questions(problems))
         tell(data.counts)
         build.write_rows(ERRORS, _judged_rows(data))
         by_id = {problem.id: problem for problem in problems}
-        steps, held_out = split_held_out(data.steps, section.held_out)
-        build.write_records(SOLUTIONS, split_held_out(data.solutions, section.held_out)[0])
+        share = section.held_out
+        steps, held_out = split_held_out(data.steps, problems, share)
+        build.write_records(SOLUTIONS, split_held_out(data.solutions, problems, share)[0])
         build.write_rows(RELEASED, released_rows(steps, by_id))
         build.write_records(HELD_OUT, held_out)
         measured = _measured(steps, section, shelf)
@@ -240,9 +254,18 @@ def _say_what_is_missing(data: StepData, steps: Sequence[Preference], folder: Pa
             "or, where a server failed, run the same build again"
         )
     if not steps and not data.awaited:
-        raise RecordError(
-            f"{folder}: no pair could be made; the counts above say where solutions were lost (more problems, more "
-            "samples or another judge may help)"
-        )
+        raise RecordError(f"{folder}: {_why_nothing(data)}")
     if steps:
         say(f"{sum(len(p.pairs) for p in steps):,} pairs: {folder / PAIRS}")
+
+
+def _why_nothing(data: StepData) -> str:
+    if data.steps:
+        return (
+            f"all {len(data.steps):,} errors with pairs are of held-out questions; use more problems, or a smaller "
+            "build.held_out"
+        )
+    return (
+        "no pair could be made; the counts above say where solutions were lost (more problems, more samples or "
+        "another judge may help)"
+    )

@@ -57,26 +57,51 @@ def print_groups(evaluation: Evaluation) -> None:
 
 
 def print_remarks(found: Evaluated, settings: EvalSettings) -> None:
-    """What should be known about the number: what the file's reader noticed, cut and missing solutions."""
+    """What should be known about the number: what the file's reader noticed, cut, ungraded and missing solutions."""
+    from prefopt.grade.maths import mishaps, told
+
     evaluation = found.evaluation
     for line in found.remarks:
         print(line)
     if evaluation.cut > _CUT_SHOWN * evaluation.total:
-        fate = (
-            "did not end and count as wrong"
-            if settings.code
-            else "were cut off and graded as they are"
-        )
-        print(
-            f"{evaluation.split}: {evaluation.cut} of {evaluation.total} solutions {fate}; a higher "
-            f"--max-new-tokens than {settings.max_new_tokens} may change the number"
-        )
+        for line in _cut(evaluation, settings):
+            print(line)
+    ended = mishaps(output.reason for output in evaluation.outputs)
+    if ended:
+        print(f"{evaluation.split}: {told(ended, evaluation.total)}")
     if evaluation.failed:
         first = next(o for o in evaluation.outputs if o.finish_reason == "error")
         print(
             f"{evaluation.split}: {evaluation.failed} problems got no solution and count as wrong, first "
             f"'{first.id}': {first.output}"
         )
+
+
+def _cut(evaluation: Evaluation, settings: EvalSettings) -> list[str]:
+    """How many solutions were cut, by what, and what may help against it."""
+    from prefopt.evals.settings import MAX_CALLS
+
+    fate = "count as wrong" if settings.code else "were graded as they are"
+    length = settings.max_new_tokens
+    tokens = f"were cut at {length} tokens{' a block' if settings.code else ''}"
+    kinds = {
+        "tokens": (tokens, f"a higher --max-new-tokens than {length} may change the number"),
+        "context": (
+            "were cut at the end of the model's context",
+            "only a longer context or shorter prompts may change the number",
+        ),
+        "blocks": (f"did not end within {MAX_CALLS} blocks", ""),
+    }
+    lines: list[str] = []
+    for kind, (what, remedy) in kinds.items():
+        count = sum(
+            output.finish_reason == "length" and (output.cut_by or "tokens") == kind
+            for output in evaluation.outputs
+        )
+        if count:
+            line = f"{evaluation.split}: {count} of {evaluation.total} solutions {what} and {fate}"
+            lines.append(f"{line}; {remedy}" if remedy else line)
+    return lines
 
 
 def print_comparison(earlier: Earlier, found: Evaluated) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from prefopt.cli._credit import find_betas, stored
 from prefopt.cli._data import add_render_arguments, data_options, render_settings
 
 if TYPE_CHECKING:
@@ -50,7 +51,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="what a policy is called, in their order (default: its folder)",
     )
-    credit.add_argument("--beta", type=float, default=0.1, metavar="X", help="of training (0.1)")
+    credit.add_argument(
+        "--beta",
+        type=float,
+        action="append",
+        default=[],
+        metavar="X",
+        help="of training: one for all policies, or one for each (that of the run folder, else 0.1)",
+    )
     credit.add_argument(
         "--response",
         default="rejected",
@@ -59,6 +67,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     credit.add_argument(
         "-o", "--output", metavar="DIR", type=Path, default=Path("credit"), help="folder (credit)"
+    )
+    credit.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace results that were made with other settings",
     )
     credit.add_argument("--max-rows", type=int, metavar="N", help="only the first N records")
     credit.add_argument(
@@ -87,6 +100,7 @@ def _add_reading(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Score, write page and numbers, print a summary; returns 0."""
     from prefopt.analysis.credit import ResponseCredit, credit_texts
+    from prefopt.analysis.earlier import require_replaceable, require_writable
     from prefopt.analysis.heatmap import write_credit
     from prefopt.models.load import load_tokenizer
     from prefopt.models.quiet import quiet_transformers
@@ -95,6 +109,10 @@ def run(arguments: argparse.Namespace) -> int:
     _check(arguments)
     folders = [model_folder(folder) for folder in [arguments.reference, *arguments.policy]]
     names = _names(arguments.policy, arguments.name)
+    betas = find_betas(arguments.policy, names, arguments.beta)
+    settings = stored(arguments, names, betas)
+    require_writable(arguments.output)
+    require_replaceable(arguments.output, settings, overwrite=arguments.overwrite)
     records = _read(arguments)
     tokenizer = load_tokenizer(folders[1], chat_template=arguments.chat_template)
     texts = credit_texts(
@@ -106,11 +124,15 @@ def run(arguments: argparse.Namespace) -> int:
             for folder, name in zip(folders, ["reference", *names], strict=True)
         ]
     policies = {
-        name: [ResponseCredit(*x, arguments.beta) for x in zip(texts, logps, before, strict=True)]
-        for name, logps in zip(names, after, strict=True)
+        name: [ResponseCredit(*x, beta) for x in zip(texts, logps, before, strict=True)]
+        for name, beta, logps in zip(names, betas, after, strict=True)
     }
     files = write_credit(
-        arguments.output, policies, reference=str(arguments.reference), source=str(arguments.file)
+        arguments.output,
+        policies,
+        reference=str(arguments.reference),
+        source=str(arguments.file),
+        settings=settings,
     )
     _print_numbers(files.facts)
     say(f"wrote {files.page}, {files.rows.name} and {files.numbers.name}")
@@ -125,8 +147,14 @@ def _check(arguments: argparse.Namespace) -> None:
         value = getattr(arguments, option)
         if value is not None and value < 1:
             raise ConfigError(f"--{option.replace('_', '-')} {value}: give 1 or more")
-    if not 0 < arguments.beta < float("inf"):
-        raise ConfigError(f"--beta {arguments.beta}: give a number above 0, that of the training")
+    for beta in arguments.beta:
+        if not 0 < beta < float("inf"):
+            raise ConfigError(f"--beta {beta}: give a number above 0, that of the training")
+    if len(arguments.beta) not in {0, 1, len(arguments.policy)}:
+        raise ConfigError(
+            f"{len(arguments.beta)} --beta for {len(arguments.policy)} --policy; give one for each, one for all, or "
+            "none"
+        )
 
 
 def model_folder(given: str) -> str:

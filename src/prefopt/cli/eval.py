@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from prefopt.cli._eval_agents import add_environment_arguments, require_no_environment, run_agents
+from prefopt.cli._eval_code import add_code_arguments, limits, packages, require_code
+
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
@@ -14,11 +17,12 @@ if TYPE_CHECKING:
 
 NAME = "eval"
 HELP = """\
-Evaluate a model on files of problems, or on tasks of lm-evaluation-harness.
+Evaluate a model on files of problems, as an agent in an environment, or on tasks of lm-evaluation-harness.
 
   prefopt eval runs/step_dpo gsm8k.jsonl           a run folder: its model, results where the report finds them
   prefopt eval MODEL gsm8k.jsonl math.jsonl        a model or adapter folder, or a hub id
   prefopt eval NAME gsm8k.jsonl --server URL       a model behind an OpenAI-compatible server
+  prefopt eval MODEL --environment rooms           the model acts: average reward, tasks solved, turns
   prefopt eval MODEL --harness gsm8k,arc_easy      tasks of lm-evaluation-harness
 
 GSM8K, MATH and any rows with a question and an answer are read (JSONL, JSON, CSV, Parquet). Decoding is greedy.
@@ -28,7 +32,7 @@ _BATCH_SIZE = 64
 _GRADER = "math-verify"
 _OF_FILES = (
     "style", "against", "max_new_tokens", "column", "server", "model", "endpoint", "patience", "code",
-    "unsafe_local_execution",
+    "packages", "code_limit", "unsafe_local_execution", "environment",
 )  # fmt: skip
 """Options that mean nothing to tasks of the harness."""
 
@@ -80,7 +84,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--against", type=Path, metavar="DIR", help="compare with the results in another folder"
     )
     _add_server(parser)
-    _add_code(parser)
+    add_code_arguments(parser)
+    add_environment_arguments(parser)
     _add_harness(parser)
 
 
@@ -105,18 +110,6 @@ def _add_server(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_code(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("solutions with programs")
-    group.add_argument(
-        "--code", action="store_true", help="run the programs in solutions, in a sandbox"
-    )
-    group.add_argument(
-        "--unsafe-local-execution",
-        action="store_true",
-        help="run them without isolation where there is none",
-    )
-
-
 def _add_harness(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("lm-evaluation-harness (pip install 'prefopt[harness]')")
     group.add_argument("--harness", metavar="TASK[,TASK]", help="run these tasks")
@@ -133,11 +126,15 @@ def run(arguments: argparse.Namespace) -> int:
     """Evaluate and print one table; returns 0."""
     from prefopt.errors import ConfigError
 
+    if arguments.environment is None:
+        require_no_environment(arguments)
     if arguments.harness is not None:
         return _run_harness(arguments)
     for option in ("include_path", "num_fewshot", "apply_chat_template"):
         if getattr(arguments, option) not in (None, False):
             raise ConfigError(f"--{option.replace('_', '-')} belongs to --harness TASK")
+    if arguments.environment is not None:
+        return run_agents(arguments, _server(arguments))
     if not arguments.problems:
         raise ConfigError(
             f"prefopt eval {arguments.target}: nothing to evaluate on; add a file of problems, or --harness TASK"
@@ -173,11 +170,9 @@ def _run_files(arguments: argparse.Namespace) -> int:
 
 
 def _settings(arguments: argparse.Namespace) -> EvalSettings:
-    from prefopt.errors import ConfigError
     from prefopt.evals.settings import EvalSettings
 
-    if arguments.unsafe_local_execution and not arguments.code:
-        raise ConfigError("--unsafe-local-execution runs programs, so it needs --code")
+    require_code(arguments)
     length = arguments.max_new_tokens
     return EvalSettings(
         style=arguments.style,
@@ -190,6 +185,8 @@ def _settings(arguments: argparse.Namespace) -> EvalSettings:
         dtype=arguments.dtype,
         server=_server(arguments),
         code=arguments.code,
+        packages=packages(arguments.packages),
+        limits=limits(arguments.code_limit),
         unsafe_local_execution=arguments.unsafe_local_execution,
     )
 

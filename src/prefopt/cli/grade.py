@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise ConfigError(f"--output {target} is the input file; give another name")
     if target.is_dir():
         raise ConfigError(f"--output {target} is a folder; give the name of a file")
-    _prepare(target.parent)
+    _prepare(target)
     with Grader(arguments.grader, workers=arguments.workers, seconds=arguments.seconds) as grader:
         rows = read_rows(source)
         with counted("grading") as progress:
@@ -97,6 +97,7 @@ def summary(graded: Sequence[Graded]) -> list[str]:
     """
     from collections import Counter
 
+    from prefopt.grade.maths import mishaps, told
     from prefopt.grade.statistics import wilson
 
     reasons = Counter(g.reason for g in graded)
@@ -105,6 +106,9 @@ def summary(graded: Sequence[Graded]) -> list[str]:
     rows = "1 row has an answer" if unread == 1 else f"{unread:,} rows have answers"
     warning = f"warning: {rows} that cannot be read (empty?); left out of the accuracy"
     warnings = [warning] if unread else []
+    ended = mishaps(g.reason for g in graded)
+    if ended:
+        warnings.append(f"warning: {told(ended, len(graded))}")
     if not total:
         return [*warnings, "accuracy: no rows to grade"]
     low, high = wilson(correct, total)
@@ -152,12 +156,16 @@ def _answer(answer: JsonValue, where: str) -> str:
     return join_answers(texts) if isinstance(answer, list) else texts[0]
 
 
-def _prepare(folder: Path) -> None:
+def _prepare(target: Path) -> None:
     """Make the folder of the output, before hours of grading are lost to a wrong one."""
     import os
 
     from prefopt.errors import StorageError
+    from prefopt.text.whole import is_stream
 
+    if is_stream(target):
+        return
+    folder = Path(os.path.realpath(target)).parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -169,25 +177,11 @@ def _prepare(folder: Path) -> None:
 
 
 def _write(target: Path, rows: Sequence[GradeRow], graded: Sequence[Graded]) -> None:
-    """The output file, whole or not at all."""
-    import os
-    from contextlib import suppress
+    """The output file, whole or not at all; a pipe or device gets the rows one by one."""
+    from prefopt.text.whole import write_whole
 
-    from prefopt.errors import StorageError
-
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8", newline="\n") as file:
-            for row, verdict in zip(rows, graded, strict=True):
-                line = json.dumps({**row.values, **verdict._asdict()}, ensure_ascii=False)
-                file.write(line + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(target)
-    except OSError as error:
-        raise StorageError(
-            f"{target}: cannot be written ({error.strerror}); free some space or check permissions"
-        ) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    lines = (
+        json.dumps({**row.values, **verdict._asdict()}, ensure_ascii=False) + "\n"
+        for row, verdict in zip(rows, graded, strict=True)
+    )
+    write_whole(target, lines)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from prefopt.agents.interpreted import Attempt, Solved, Solving, solve
 from prefopt.evals.maths import GradeAll, count
-from prefopt.evals.outcome import Evaluation, Finish, Written
+from prefopt.evals.outcome import CutBy, Evaluation, Finish, Written
 from prefopt.evals.settings import MAX_CALLS
 from prefopt.generate.base import Generator
 from prefopt.generate.journal import Journal, Progress
@@ -75,6 +75,16 @@ def evaluate_code(
 
 def _written(solved: Solved) -> Written:
     finish = _FINISH.get(solved.status, "error")
+    if solved.status == "length" and not solved.calls:
+        finish = "error"  # the prompt alone fills the context: as where there are no programs
     text = solved.reason if finish == "error" else serialise(solved.blocks)
     ended = solved.status == "finished" and bool(solved.blocks)
-    return Written(text, solved.blocks[-1].content if ended else "", finish)
+    return Written(text, solved.blocks[-1].content if ended else "", finish, cut_by=_cut_by(solved))
+
+
+def _cut_by(solved: Solved) -> CutBy:
+    if solved.status == "calls":
+        return "blocks"
+    if solved.status != "length" or not solved.calls:
+        return ""
+    return "context" if "context" in solved.reason else "tokens"

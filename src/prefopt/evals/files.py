@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 
 from prefopt.errors import RecordError, StorageError
 from prefopt.evals.outcome import Evaluation, Output, by_label, share
 from prefopt.records import Message, parse_line, read_message
+from prefopt.text.whole import write_whole
 from prefopt.values import JsonValue, read_flag, read_list, read_object, read_text
 
 RESULT_FILE = "evaluation.json"
@@ -27,9 +26,9 @@ def write_evaluation(evaluation: Evaluation, folder: Path | str) -> None:
     """
     path = Path(folder)
     lines = [json.dumps(_to_json(output), ensure_ascii=False) for output in evaluation.outputs]
-    write_whole(path / OUTPUTS_FILE, "".join(f"{line}\n" for line in lines))
+    write_whole(path / OUTPUTS_FILE, (f"{line}\n" for line in lines))
     write_whole(
-        path / RESULT_FILE, json.dumps(_facts(evaluation), indent=1, ensure_ascii=False) + "\n"
+        path / RESULT_FILE, [json.dumps(_facts(evaluation), indent=1, ensure_ascii=False), "\n"]
     )
 
 
@@ -79,6 +78,8 @@ def _to_json(output: Output) -> Mapping[str, JsonValue]:
         "finish_reason": output.finish_reason,
         "tokens": output.tokens,
     }
+    if output.cut_by:
+        row["cut_by"] = output.cut_by
     return {**row, "labels": dict(output.labels)} if output.labels else row
 
 
@@ -150,7 +151,7 @@ def _read(path: Path) -> str:
 def _from_json(row: Mapping[str, JsonValue], origin: str) -> Output:
     prompt, labels = row.get("prompt"), row.get("labels")
     extracted = row.get("extracted")
-    finish, tokens = row.get("finish_reason"), row.get("tokens")
+    finish, tokens, cut_by = row.get("finish_reason"), row.get("tokens"), row.get("cut_by")
     return Output(
         id=read_text(row.get("id"), "id", origin),
         prompt=prompt
@@ -164,28 +165,6 @@ def _from_json(row: Mapping[str, JsonValue], origin: str) -> Output:
         reason=read_text(row.get("reason") or "", "reason", origin),
         finish_reason=finish if finish in ("length", "error") else "stop",
         tokens=tokens if isinstance(tokens, int) else 0,
+        cut_by=cut_by if cut_by in ("tokens", "context", "blocks") else "",
         labels={k: str(v) for k, v in labels.items()} if isinstance(labels, dict) else {},
     )
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Nothing; the file then holds the text, replaced as a whole; its folder is made.
-
-    Raises:
-        StorageError: it cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise StorageError(
-            f"{path}: cannot be written ({error.strerror}); free some space or check permissions"
-        ) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)

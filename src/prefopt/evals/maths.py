@@ -12,6 +12,7 @@ from prefopt.evals.earlier import require_same_problems
 from prefopt.evals.files import OUTPUTS_FILE, RESULT_FILE, read_evaluation, write_evaluation
 from prefopt.evals.outcome import (
     UNGRADED,
+    CutBy,
     Evaluation,
     Output,
     Share,
@@ -21,7 +22,7 @@ from prefopt.evals.outcome import (
     make_output,
     share,
 )
-from prefopt.generate.base import Generator, Request, Sampling
+from prefopt.generate.base import Completion, Generator, Request, Sampling
 from prefopt.generate.journal import Journal, Progress, complete
 from prefopt.grade.statistics import Difference, mcnemar, paired_bootstrap
 from prefopt.text.problems import MathProblem, Problem
@@ -119,8 +120,8 @@ def evaluate_all(
 ) -> Evaluation:
     """As `evaluate`, with a grader that takes all texts at once (`prefopt.grade.maths.Grader` in worker processes).
 
-    Texts that a server refused to write (finish_reason `error`) are not graded: they count as wrong, with the reason
-    `server error`.
+    Texts that were not written (finish_reason `error`: a server refused, or the prompt fills the model's context) are
+    not graded: they count as wrong, with the reason `no solution`.
 
     Args:
         generator, problems, sampling, journal, progress, name: as `evaluate`.
@@ -133,10 +134,17 @@ def evaluate_all(
     requests = [Request(p.id, 0, p.prompt, prefix=prefix_of(p)) for p in problems]
     completions = complete(generator, requests, sampling, journal, progress=progress)
     written = [
-        Written(c.text, prefix_of(p) + c.text, c.finish_reason, c.tokens)
+        Written(c.text, prefix_of(p) + c.text, c.finish_reason, c.tokens, _cut_by(c, sampling))
         for p, c in zip(problems, completions, strict=True)
     ]
     return count(problems, written, grade_all, name=name)
+
+
+def _cut_by(completion: Completion, sampling: Sampling) -> CutBy:
+    """What ended a completion before its end; servers that do not count tokens say 0."""
+    if completion.finish_reason != "length":
+        return ""
+    return "context" if 0 < completion.tokens < sampling.max_new_tokens else "tokens"
 
 
 def count(

@@ -11,11 +11,12 @@ from prefopt.text.problems import Problem
 from prefopt.values import JsonValue
 
 Finish = Literal["stop", "length", "error"]
+CutBy = Literal["", "tokens", "context", "blocks"]
 _NOTHING: Mapping[str, str] = {}
 _NO_SETTINGS: Mapping[str, JsonValue] = {}
 
-UNGRADED = "server error"
-"""Reason of an output that a server refused to write."""
+UNGRADED = "no solution"
+"""Reason of an output that could not be written: refused by a server, or its prompt fills the model's context."""
 
 
 class Written(NamedTuple):
@@ -27,6 +28,8 @@ class Written(NamedTuple):
     """The text that the grader sees."""
     finish_reason: Finish
     tokens: int = 0
+    cut_by: CutBy = ""
+    """With finish reason `length` what was used up; see `Output.cut_by`."""
 
 
 class Verdict(Protocol):
@@ -65,9 +68,12 @@ class Output(NamedTuple):
     reason: str = ""
     """The grader's, in a few fixed words."""
     finish_reason: Finish = "stop"
-    """`length`: cut at the token limit. `error`: there is no solution, and `output` says why not."""
+    """`length`: cut, see `cut_by`. `error`: there is no solution, and `output` says why not."""
     tokens: int = 0
     """Tokens that the model wrote; 0 where a server does not say."""
+    cut_by: CutBy = ""
+    """What cut it, if something did: `tokens`: the limit of new tokens; `context`: there was no more room in the model;
+    `blocks`: the limit of blocks of a solution with programs."""
     labels: Mapping[str, str] = _NOTHING
     """What the problem belongs to, such as {"type": "Algebra", "level": "Level 3"}."""
 
@@ -104,7 +110,7 @@ class Evaluation(NamedTuple):
 
     @property
     def cut(self) -> int:
-        """Outputs that were cut at the token limit; they are graded as they are."""
+        """Outputs that were cut; those without programs are graded as they are."""
         return sum(output.finish_reason == "length" for output in self.outputs)
 
     @property
@@ -160,5 +166,6 @@ def make_output(
         reason=verdict.reason,
         finish_reason=written.finish_reason,
         tokens=written.tokens,
+        cut_by=written.cut_by,
         labels=labels,
     )

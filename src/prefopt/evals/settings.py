@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from prefopt.errors import ConfigError
 from prefopt.evals.target import Server, Target, choose_endpoint
 from prefopt.generate.base import Sampling
+from prefopt.sandbox.base import Limits
 from prefopt.text.styles import PromptStyle
 from prefopt.values import JsonValue
 
+_LIMITS = Limits()
 MAX_CALLS = 24
 """Blocks of a solution with programs, as in the published evaluation of Step-Controlled DPO."""
 
@@ -37,6 +39,10 @@ class EvalSettings:
     server: Server | None = None
     code: bool = False
     """Whether solutions run programs (`prefopt.evals.code`)."""
+    packages: tuple[str, ...] = ()
+    """What programs may import beside the standard library."""
+    limits: Limits = _LIMITS
+    """Of the programs of one solution."""
     unsafe_local_execution: bool = False
     """Let programs run without isolation where there is none."""
 
@@ -59,8 +65,8 @@ def stored(
 ) -> dict[str, JsonValue]:
     """Everything that decided the number of one file, as `evaluation.json` keeps it.
 
-    Model and file are there by name and by digest; `prefopt.evals.earlier` compares the digests. What changes no
-    result (batch size, device) is left out.
+    Model and file are there by name and by digest; `prefopt.evals.earlier` compares the digests. Limits of programs are
+    there where they are not the usual ones. What changes no result (batch size, device) is left out.
 
     Args:
         settings: as the user gave them.
@@ -81,6 +87,8 @@ def stored(
         "code": settings.code,
         "isolated": not settings.unsafe_local_execution if settings.code else None,
         "max_calls": MAX_CALLS if settings.code else None,
+        "packages": ",".join(sorted(settings.packages)) or None,
+        "limits": _changed(settings.limits),
         "max_new_tokens": sampling.max_new_tokens,
         "temperature": sampling.temperature,
         "limit": settings.limit,
@@ -89,3 +97,10 @@ def stored(
         "problems_sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
     }
     return facts
+
+
+def _changed(limits: Limits) -> JsonValue:
+    """The limits that are not the usual ones; None where all are."""
+    usual = asdict(_LIMITS)
+    found = {name: value for name, value in asdict(limits).items() if value != usual[name]}
+    return found or None

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from prefopt.errors import ConfigError
 from prefopt.evals.earlier import (
@@ -35,12 +35,15 @@ from prefopt.evals.target import (
 )
 from prefopt.generate.base import Generator
 from prefopt.generate.journal import Journal, Progress
-from prefopt.grade.maths import GradeItem, Grader
+from prefopt.grade.maths import Grader
 from prefopt.ledger import Ledger
 from prefopt.progress import counted
 from prefopt.text.problems import MathProblem, load_problems
 from prefopt.text.styles import PromptStyle, find_style, style_names
 from prefopt.values import JsonValue
+
+if TYPE_CHECKING:
+    from prefopt.sandbox.sandbox import Sandbox
 
 JOURNAL_FILE = "evaluation.sqlite"
 DEFAULT_FOLDER = Path("evaluations")
@@ -116,8 +119,9 @@ def evaluate_files(
     sets = [_load(*each, style, settings) for each in zip(files, folders, earlier, strict=True)]
     with ExitStack() as stack:
         grader = stack.enter_context(Grader(settings.grader))
+        sandbox = stack.enter_context(_open_sandbox(settings)) if settings.code else None
         generator = _open(found, style, settings)
-        solver = _Solver(generator, grader, style, settings)
+        solver = _Solver(generator, grader, sandbox, style, settings)
         places: list[_Place] = []
         for each in sets:
             facts = stored(
@@ -189,14 +193,33 @@ def _open(target: Target, style: PromptStyle, settings: EvalSettings) -> Generat
     )
 
 
+def _open_sandbox(settings: EvalSettings) -> Sandbox:
+    """Where programs run, as many at once as solutions are written together."""
+    from prefopt.agents.interpreted import ALIVE
+    from prefopt.sandbox.sandbox import Sandbox
+
+    return Sandbox(
+        settings.limits,
+        workers=ALIVE,
+        packages=settings.packages,
+        unsafe_local_execution=settings.unsafe_local_execution,
+    )
+
+
 class _Solver:
     """What the evaluations of several files share."""
 
     def __init__(
-        self, generator: Generator, grader: Grader, style: PromptStyle, settings: EvalSettings
+        self,
+        generator: Generator,
+        grader: Grader,
+        sandbox: Sandbox | None,
+        style: PromptStyle,
+        settings: EvalSettings,
     ) -> None:
         self._generator = generator
         self._grader = grader
+        self._sandbox = sandbox
         self._style = style
         self._settings = settings
 
@@ -205,8 +228,10 @@ class _Solver:
         started = time.monotonic()
         stem, folder = problem_set.path.stem, problem_set.folder
         with Journal(folder / JOURNAL_FILE) as journal, counted(f"{stem}: solutions") as tick:
-            solve = self._with_code if self._settings.code else self._as_text
-            found = solve(problem_set.problems, journal, tick)
+            if self._sandbox is None:
+                found = self._as_text(problem_set.problems, journal, tick)
+            else:
+                found = self._with_code(problem_set.problems, self._sandbox, journal, tick)
         named = found._replace(name=label, split=stem, settings=place.settings)
         write_evaluation(named, folder)
         remarks, held = problem_set.remarks, place.held
@@ -228,27 +253,26 @@ class _Solver:
         )
 
     def _with_code(
-        self, problems: Sequence[MathProblem], journal: Journal, tick: Progress
+        self,
+        problems: Sequence[MathProblem],
+        sandbox: Sandbox,
+        journal: Journal,
+        tick: Progress,
     ) -> Evaluation:
-        from prefopt.agents.interpreted import ALIVE
         from prefopt.evals.code import GREEDY_CODE, CodeSettings, evaluate_code
-        from prefopt.sandbox.sandbox import Sandbox
 
-        limit = self._settings.max_new_tokens
-        solving = replace(GREEDY_CODE, max_new_tokens=limit)
-        unsafe = self._settings.unsafe_local_execution
-        with Sandbox(workers=ALIVE, unsafe_local_execution=unsafe) as sandbox:
-            return evaluate_code(
-                self._generator,
-                problems,
-                self._grade,
-                sandbox,
-                settings=CodeSettings(self._style.system, solving),
-                journal=journal,
-                progress=tick,
-            )
+        solving = replace(GREEDY_CODE, max_new_tokens=self._settings.max_new_tokens)
+        return evaluate_code(
+            self._generator,
+            problems,
+            self._grade,
+            sandbox,
+            settings=CodeSettings(self._style.system, solving),
+            journal=journal,
+            progress=tick,
+        )
 
     def _grade(self, pairs: Sequence[tuple[MathProblem, str]]) -> Sequence[Verdict]:
-        items = [GradeItem(problem.question, problem.answer, text) for problem, text in pairs]
+        solutions = [(problem.question, problem.answers, text) for problem, text in pairs]
         with counted("grading") as tick:
-            return self._grader.grade(items, progress=tick)
+            return self._grader.grade_answers(solutions, progress=tick)

@@ -117,7 +117,7 @@ def find_tokenizer(target: Target, *, server: bool) -> PreTrainedTokenizerFast |
 
 
 def open_local(target: Target, *, device: str, dtype: str, batch_size: int) -> LocalGenerator:
-    """The target's model in this process.
+    """The target's model in this process; a prompt that fills its context is refused, as servers do it.
 
     Raises:
         ModelError: it cannot be loaded.
@@ -128,7 +128,7 @@ def open_local(target: Target, *, device: str, dtype: str, batch_size: int) -> L
 
     settings = ModelSettings(dtype=dtype, device=find_device(device))
     loaded = load_model(target.model, settings)
-    return LocalGenerator(loaded.model, loaded.tokenizer, batch_size=batch_size)
+    return LocalGenerator(loaded.model, loaded.tokenizer, batch_size=batch_size, overlong="refuse")
 
 
 def choose_endpoint(server: Server, style: PromptStyle) -> Literal["chat", "completions"]:

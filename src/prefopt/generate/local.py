@@ -277,6 +277,7 @@ class LocalGenerator:
             finish_reason=row.finish or "length",
             tokens=len(row.tokens),
             stopped_by=row.stopped_by,
+            prompt_tokens=len(row.prompt),
         )
 
 

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Sequence
 
+from prefopt.grade.notation import drop_emphasis
 from prefopt.grade.numbers import SCALES, WORDS
 from prefopt.grade.prose import widen
 
@@ -20,13 +21,15 @@ _MARKERS = re.compile(
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])\s*(?:\{|(?=[\s\\0-9A-Za-z(-]))|\bboxed\{")
 _STATEMENT = re.compile(
     r"""(?ix)
-    (?: \banswers?\b (?:\s+(?:to|for|of)\s+[^.\n:]{0,80}?)? [*_\s]* (?: (?:is|are|would\ be|will\ be|equals)\b | [:=] )
+    (?: \banswers?\b (?:\s+(?:to|for|of)\s+[^.\n:]{0,80}?)? [*_\s]*
+        (?: (?:is|are|would\ be|will\ be|equals)\b | -+> | => | [:=→⇒➡] )
         (?: [*_\s]* (?:therefore|thus|simply|approximately|equal\ to|given\ by|exactly|just)\b )* [\s:*_]*
       | \#\#\#\#+ [ \t]*
+      | 答案 [*_\s]* (?: 应?该?[是为] | 就是 | [:：=] ) [\s:：*_]*
     )"""
 )
 _SENTENCE_END = re.compile(
-    r"(?<!\d)\.(?=\s|$|\*|\")|(?<=\d)\.(?=\s|$|\*|\")|(?<!\\)[!?](?=\s|$)|\n|。"
+    r"(?<!\d)\.(?=\s|$|\*|\")|(?<=\d)\.(?=\s|$|\*|\")|(?<!\\)[!?](?=\s|$)|\n|[。！]|，(?=[^\W\d_a-zA-Z])(?![和或与及以])"
 )
 _ABBREVIATIONS = re.compile(
     r"(?:\b[ap]\.m|\b(?:Mr|Mrs|Ms|Dr|vs|sq|ft|in|no|approx|i\.e|e\.g))\.$", re.IGNORECASE
@@ -51,7 +54,9 @@ _NUMBER_WORDS = {"and", "dollars", *WORDS, *SCALES}
 _REMARK = re.compile(
     r"(?i)(?:,|;|\s)\s*(?:which|because|since|so|where|whereas|while|meaning|assuming|i\.e\."
     r"|(?:as|and) (?:the|we|she|he|it|they|so|this|then|therefore))\s.*$"
-    r"|(?<=[\w$%.])\s+\((?=[^()]*[a-zA-Z]{3,})[^()\\]*\)\W*$",
+    r"|,\s+as\s+(?:[a-z]+ed|shown|found|known|before|above)\b.*$"
+    r"|;\s*[-$]*\d[\d.,]*\s+(?:[a-z]+\s+){0,2}(?:more|less|fewer)\s+than\s.*$"
+    r"|(?<=[\w$%.])\s+\((?!(?i:or)\s)(?=[^()]*[a-zA-Z]{3,})[^()\\]*\)\W*$",
     re.DOTALL,
 )
 """What explains an answer after it."""
@@ -99,13 +104,19 @@ def final_answer(text: str) -> str | None:
         return None  # empty, or cut off: the answer was to come there
     whole = text.strip().strip("*").strip()
     if _NOTHING_ELSE.fullmatch(whole) and not _is_prose(whole):
-        return whole
+        return drop_emphasis(whole)
     return _last_formula_or_number(text)
 
 
 def join_answers(answers: Sequence[str]) -> str:
     """Several gold answers as the one text that graders take; see `read_answers`."""
     return json.dumps(list(answers), ensure_ascii=False)
+
+
+def gold_text(problem: str, answers: Sequence[str]) -> str:
+    """The answers of a problem as the one text that graders take."""
+    del problem
+    return answers[0] if len(answers) == 1 else join_answers(answers)
 
 
 def read_answers(answer: str) -> tuple[str, ...]:
@@ -151,7 +162,7 @@ def stated_answer(text: str) -> str | None:
         rest = text[match.end() :].lstrip()
         if not rest or _LEADERS.match(rest):
             continue
-        found = _first_sentence(rest).strip()
+        found = drop_emphasis(_first_sentence(rest)).strip()
         found = _REMARK.sub("", found) or found
         if not re.search(r"[^\W_]|\\", found):
             continue

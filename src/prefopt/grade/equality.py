@@ -22,10 +22,9 @@ from prefopt.grade.parts import (
     sides,
     split_list,
     split_top,
-    split_unit,
-    units_differ,
 )
 from prefopt.grade.prose import is_words, number_in_prose, same_words
+from prefopt.grade.units import same_quantity, split_unit, units_differ
 
 Symbolic = Callable[[str, str], bool]
 """(gold, given) -> whether two formulas mean the same."""
@@ -190,6 +189,8 @@ def _same_lists(gold: str, given: str, same: Callable[[str, str], bool]) -> bool
         gold_items = gold.split(",")  # 70,110 may be two numbers
     if len(gold_items) == 1 and (len(given_items) == 1 or _is_remark(gold, given_items)):
         return None
+    if len(gold_items) == 1 and len(given_items) == 2 and same_quantity(*given_items):
+        return any(same(gold, item) for item in given_items)
     return _same_as_sets(gold_items, given_items, same)
 
 
@@ -252,4 +253,14 @@ def _same_leaf(gold: str, given: str, symbolic: Symbolic, question: Question) ->
         return stated is not None and same_number(
             wanted, stated, asks_percent=question.asks_percent
         )
-    return symbolic(gold, given)
+    return symbolic(_without_separators(gold), _without_separators(given))
+
+
+_SEPARATED = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
+
+
+def _without_separators(text: str) -> str:
+    """A formula without the commas of its thousands; in round brackets they may separate arguments."""
+    if "," not in text or re.search(r"\([^()]*,|_\{[^{}]*,", text):
+        return text
+    return _SEPARATED.sub(lambda m: m[0].replace(",", ""), text)

@@ -9,22 +9,25 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import NamedTuple, Self
 
 from prefopt.errors import ConfigError
 from prefopt.grade import symbolic
-from prefopt.grade.answers import boxed_answer, final_answer, read_answers
+from prefopt.grade.answers import boxed_answer, final_answer, gold_text, read_answers
 from prefopt.grade.equality import Question, equal, read_question
 from prefopt.grade.notation import clean
 from prefopt.grade.prose import without_contrast
 from prefopt.grade.spelled import write_digits
-from prefopt.grade.workers import Answer, Engine, EngineNeededError, Pool
+from prefopt.grade.workers import ENDED, FAILED, Answer, Engine, EngineNeededError, Pool
 
 _LONGEST_TEXT = 200_000
 """Characters of an output that are looked at, from its end: that is where answers are."""
 _LONGEST_ANSWER = 2000
+_SHORTEST, _LONGEST_COMPARISON = 0.001, 86_400
+"""Seconds of a comparison; timers of the kernel are not made for much more."""
 
 
 class Graded(NamedTuple):
@@ -34,7 +37,7 @@ class Graded(NamedTuple):
     extracted: str | None
     """The part of the output that counted as its answer, as written."""
     reason: str
-    """Why: `equal`, `different`, `no answer`, `time limit`, `memory limit`, `crashed`, `unreadable gold`."""
+    """Why: `equal`, `different`, `no answer`, `unreadable gold`; or what ended the comparison, see `mishaps`."""
 
 
 class GradeItem(NamedTuple):
@@ -55,20 +58,23 @@ class Grader:
         seconds: processor time that one comparison may take before it counts as wrong.
 
     Raises:
-        ConfigError: there is no such rule set, or a number is not positive.
+        ConfigError: there is no such rule set, fewer than one worker, or a limit below 1 ms or above a day.
         MissingExtraError: math-verify is not installed.
     """
 
     def __init__(
         self, name: str = "math-verify", *, workers: int | None = None, seconds: float = 5.0
     ) -> None:
-        find_engine(name)
+        self._gold = find_engine(name).gold
         symbolic.require()
         count = _cores() if workers is None else workers
         if count < 1:
             raise ConfigError(f"workers is {count}; give at least 1")
-        if not 0 < seconds < float("inf"):
-            raise ConfigError(f"seconds is {seconds}; give the limit of a comparison, above 0")
+        if not _SHORTEST <= seconds <= _LONGEST_COMPARISON:
+            raise ConfigError(
+                f"seconds is {seconds:g}; give the limit of a comparison, between {_SHORTEST} and "
+                f"{_LONGEST_COMPARISON:,}"
+            )
         self.name = name
         self._pool = Pool(name, count, seconds)
 
@@ -86,6 +92,24 @@ class Grader:
         """
         return [Graded(*answer) for answer in self._pool.map(items, progress)]
 
+    def grade_answers(
+        self,
+        solutions: Sequence[tuple[str, Sequence[str], str]],
+        *,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> list[Graded]:
+        """As `grade`, for the answers that files give to problems, in the form in which the rules compare them.
+
+        Args:
+            solutions: (problem, its answers, output).
+            progress: called with (done, total).
+        """
+        items = [
+            GradeItem(problem, self._gold(problem, answers), output)
+            for problem, answers, output in solutions
+        ]
+        return self.grade(items, progress=progress)
+
     def close(self) -> None:
         """End the worker processes; grading again starts new ones."""
         self._pool.close()
@@ -100,6 +124,20 @@ class Grader:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def mishaps(reasons: Iterable[str]) -> Counter[str]:
+    """How many comparisons ended without a verdict and count as wrong, by reason.
+
+    `time limit`, `memory limit`, `crashed`, or `failed: ` and the name of an exception.
+    """
+    return Counter(r for r in reasons if r in ENDED or r.startswith(FAILED))
+
+
+def told(found: Counter[str], total: int) -> str:
+    """What `mishaps` found, as a line for people."""
+    each = ", ".join(f"{count:,} {reason}" for reason, count in found.most_common())
+    return f"{found.total():,} of {total:,} comparisons gave no verdict and count as wrong ({each})"
 
 
 def grader_names() -> list[str]:
@@ -147,6 +185,7 @@ def grade_one(problem: str, answer: str, output: str) -> Graded:
 def _same(gold: str, given: str, question: Question, scales: frozenset[str]) -> bool:
     """Whether two cleaned answers are equal, if scale words of the given kinds are units and not factors."""
     gold = write_digits(gold, keep=scales)
+    given = re.sub(r"\s*\((or\s[^()]*)\)$", r" \1", given)
     given = without_contrast(write_digits(given, keep=scales))
     if question.asks_bound:
         given = re.sub(r"\bat\s+(?:least|most)\s+(?=[-$\d])", "", given)
@@ -200,7 +239,7 @@ def _default() -> Engine:
         correct, extracted, reason = grade_one(problem, answer, output)
         return correct, extracted, reason
 
-    return Engine(grade, _load_symbols)
+    return Engine(grade, _load_symbols, gold_text)
 
 
 def _step_dpo() -> Engine:
@@ -211,13 +250,13 @@ def _step_dpo() -> Engine:
             return False, None, "unreadable gold"
         return step_dpo_rules.grade(problem, answer, output)
 
-    return Engine(grade, step_dpo_rules.load)
+    return Engine(grade, step_dpo_rules.load, step_dpo_rules.gold_text)
 
 
 def _scdpo() -> Engine:
     from prefopt.grade import scdpo_rules
 
-    return Engine(scdpo_rules.grade, scdpo_rules.load)
+    return Engine(scdpo_rules.grade, scdpo_rules.load, gold_text)
 
 
 _ENGINES: dict[str, Callable[[], Engine]] = {

@@ -19,6 +19,8 @@ _SIGNS = {
     "％": "%", "ℝ": "\\mathbb{R}", "∅": "\\emptyset ", "⟨": "(", "⟩": ")",
 }  # fmt: skip
 _TRANSLATE = str.maketrans(_SIGNS)
+_ARROW = re.compile(r"-+>|=>|[→⇒⟹➜➡]")
+"""Before a result; the arrows of LaTeX are left to maps and limits."""
 
 _TEXT = re.compile(
     r"\\(?:text(?:bf|it|rm|sf|tt|normal|up)?|m?box|math(?:rm|bf|it|sf|tt|normal)|boldsymbol|bm|operatorname\*?|emph"
@@ -70,6 +72,22 @@ _RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"(?<=\d)\s*\\(?:frac)", r" \\frac"),
     )
 )  # fmt: skip
+_EMPHASISED = re.compile(
+    r"""(?<![^\s(\[{"'$:;,=>~-])(?P<mark>\*{1,3}|_{1,3})(?=[^\s*_])(?P<inside>[^\n]{0,300}?[^\s*_\\])(?P=mark)(?![\w*])"""
+)
+"""The marks of Markdown stand outside of words; between two of them is multiplication, a power or an index."""
+_LEFT_OPEN = re.compile(r"^(?:\*{1,3}|_{1,3})(?=[^\s*_])")
+_LEFT_CLOSED = re.compile(
+    r"(?<=[^\s*_\\])(?:\*{1,3}|_{1,3})"
+    r"(?=\s*$|(?<=[A-Z][).:]\*\*)\s|\s*[,;:.!?%)](?!\d)|\s+(?!(?:sqrt|sin|cos|tan|log|ln|pi|exp)\b)[a-zA-Z]{2}|\s*\([a-zA-Z]{2})"
+)
+"""The half of a pair whose other half is outside of the answer."""
+_TAGS = re.compile(r"</?(?:strong|em|mark|b|i|u)>")
+_WITHOUT_VALUE = re.compile(
+    "[\u2600-\u2714\u2719-\u274b\u274d\u274f-\u2775\u2798-\u27a0\u27a2-\u27bf\u2b50\ufe0f\u200d\u20e3"
+    "\U0001f300-\U0001f44d\U0001f44f-\U0001f6aa\U0001f6ac-\U0001faff]"
+)
+"""Pictures, but for those that are digits, signs of operations or say that something is wrong."""
 _MATRIX = re.compile(
     r"\\(begin|end)\s*\{(?:[bpBvV]?matrix|smallmatrix|array)\*?\}(?:\s*\{[lcr|\s]*\})?"
 )
@@ -91,7 +109,8 @@ def clean(text: str) -> str:
     while (wrapped := _WRAPPED.match(text)) is not None:
         inner = next(group for group in wrapped.groups() if group is not None)
         text = _strip_ends(inner)
-    text = text.replace("\\$", "$").translate(_TRANSLATE)
+    text = _WITHOUT_VALUE.sub("", text).replace("\\$", "$").translate(_TRANSLATE)
+    text = _ARROW.sub(" = ", text)
     text = re.sub(r"\\\(|\\\)|\\\[(?![0-9.]+(?:pt|em|ex|mm|cm)\])|(?<!\\)\\\]", " ", text)
     text = _drop_markdown(text)
     for _ in range(4):
@@ -140,10 +159,16 @@ def _strip_ends(text: str) -> str:
     return text
 
 
+def drop_emphasis(text: str) -> str:
+    """A text without the marks of bold and italic words, also where one half of a pair is cut off."""
+    before = None
+    while before != text:
+        before, text = text, _EMPHASISED.sub(r"\g<inside>", text)
+    return _TAGS.sub("", _LEFT_CLOSED.sub("", _LEFT_OPEN.sub("", text)))
+
+
 def _drop_markdown(text: str) -> str:
-    text = re.sub(r"\*\*([^*]+)\*\*", r"\1", text)
-    text = re.sub(r"(?<![\w)])__([^_]+)__(?!\w)", r"\1", text)
-    return re.sub(r"<<[^<>]*>>", "", text).replace("`", "")
+    return re.sub(r"<<[^<>]*>>", "", drop_emphasis(text)).replace("`", "")
 
 
 def _brace_fractions(text: str) -> str:

@@ -1,11 +1,9 @@
-"""Answers taken apart: lists, brackets, matrices, sides of equations, units and choices. Nothing is compared here."""
+"""Answers taken apart: lists, brackets, matrices, sides of equations and choices. Nothing is compared here."""
 
 from __future__ import annotations
 
 import re
 from typing import NamedTuple
-
-from prefopt.grade.prose import main_clause, widen
 
 _OPEN, _CLOSE = "([{", ")]}"
 
@@ -49,13 +47,6 @@ class Choice(NamedTuple):
     letter: str
     rest: str
     """The option itself, where it follows the letter."""
-
-
-class Measured(NamedTuple):
-    """A value and its unit, empty if there is none."""
-
-    core: str
-    unit: str
 
 
 def split_top(text: str, separator: str) -> list[str]:
@@ -120,7 +111,7 @@ def read_bracketed(text: str) -> Bracketed | None:
     if (opening == "\\{") != (closing == "\\}"):
         return None
     inner = text[len(opening) : -len(closing)]
-    if not _balanced(inner):
+    if not balanced(inner):
         return None
     items = [item for item in split_top(inner, ",") if item]
     if len(items) < 2 and opening != "\\{":
@@ -171,88 +162,6 @@ def read_choice(text: str) -> Choice | None:
     return None
 
 
-_CANONICAL = {
-    "in": "inch", "inches": "inch", "feet": "foot", "ft": "foot", "yd": "yard", "mi": "mile", "cm": "centimeter",
-    "centimetre": "centimeter", "mm": "millimeter", "millimetre": "millimeter", "m": "meter", "metre": "meter",
-    "km": "kilometer", "kilometre": "kilometer", "g": "gram", "gm": "gram", "kg": "kilogram", "mg": "milligram",
-    "lb": "pound", "oz": "ounce", "s": "second", "sec": "second", "min": "minute", "h": "hour", "hr": "hour",
-    "l": "liter", "litre": "liter", "ml": "milliliter", "$": "dollar", "cent": "cent", "degree": "degree",
-    "radian": "radian", "mph": "mph", "day": "day", "week": "week", "month": "month", "year": "year",
-    "am": "am", "pm": "pm", "dollar": "dollar", "pence": "penny",
-}  # fmt: skip
-_KNOWN = {*_CANONICAL, *_CANONICAL.values()}
-_UNIT = re.compile(
-    r"""(?x)^(?P<core>.*?[\d)}%!]|.*?\\pi|.*?\\infty) \s*
-    (?P<unit> (?<=[\s\d)}%])
-      (?: (?<=\s)[a-zA-Z]{2,}
-        | (?<=\s)[mgshLl](?![a-zA-Z])
-        | (?<=\d)(?:cm|mm|km|kg|mg|ml|mph|ft|lbs?|hrs?|mins?|secs?|am|pm|st|nd|rd|th|m|g|degrees?)(?![a-zA-Z])
-      ) .*)$"""
-)
-_MATHS_WORDS = {
-    "and", "or", "to", "by", "sin", "cos", "tan", "log", "ln", "cot", "sec", "csc", "mod", "base", "if", "for", "plus",
-    "minus", "times", "over", "hundred", "thousand", "million", "billion", "percent", "with", "remainder",
-}  # fmt: skip
-
-
-def split_unit(text: str) -> Measured:
-    """A value and the words after it; the text itself and "" where nothing of the kind follows a value."""
-    money = re.fullmatch(r"(-?)\s*(?:\$|USD|€|£)\s*(-?[\d.,]+)(.*)", text)
-    if money and re.match(r"\s|/\s?[a-zA-Z]|$", money[3]) and _is_unit(text, money.end(2)):
-        return Measured(money[1] + money[2], "dollar")
-    based = re.fullmatch(r"(.*\w)\s*_\s*\{?\s*(\w+)\s*\}?|(.*\w)\s+(?:in\s+)?base[\s-]+(\w+)", text)
-    if based and re.fullmatch(r"\(?[\dA-F]+\)?", based[1] or based[3] or ""):
-        base = (based[2] or based[4]).lower()
-        return Measured((based[1] or based[3]).strip("()"), f"base {_BASES.get(base, base)}")
-    match = _UNIT.match(text)
-    if match is None or "=" in match["unit"] or not _balanced(match["core"]):
-        return Measured(text, "")
-    first = re.match(r"[a-zA-Z]+", match["unit"])
-    angle = re.search(r"\\(?:sin|cos|tan|cot|sec|csc)", match["core"])
-    if first is None or angle or first[0].lower() in _MATHS_WORDS:
-        return Measured(text, "")
-    if match["core"].endswith(("{", "^")) or re.search(
-        r"[a-zA-Z]{3,}", re.sub(r"\\[a-zA-Z]+", "", match["core"])
-    ):
-        return Measured(text, "")
-    core = match["core"].strip()
-    if not _is_unit(text, match.end("core")):
-        return Measured(text, "")
-    return Measured(core, match["unit"].strip())
-
-
-_BASES = {"two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7", "eight": "8", "nine": "9",
-          "ten": "10", "eleven": "11", "twelve": "12", "sixteen": "16"}  # fmt: skip
-
-
-def _is_unit(text: str, position: int) -> bool:
-    """Whether what follows a value at a position is a unit: no number, no operation, no denial."""
-    # Digits are powers of a unit (cm^2) or mean that more than a unit follows (2 hours 15 minutes).
-    unit = re.sub(r"\^\s*\{?\s*-?[123]\s*\}?", "", main_clause("1 " + text[position:]))[2:]
-    if re.search(r"\d|[+*]|\\(?:times|cdot|frac|sqrt|pi)", unit):
-        return False
-    return widen(text, position, position) == (position, position)
-
-
-def units_differ(gold: str, given: str) -> bool:
-    """Whether both have units that are known, and different ones."""
-    wanted, found = _canonical(gold), _canonical(given)
-    return wanted is not None and found is not None and wanted != found
-
-
-def _canonical(unit: str) -> str | None:
-    if unit.startswith("base "):
-        return unit
-    words = re.findall(r"[a-zA-Z$]+", unit)
-    if len(words) > 1 and words[0] in {"square", "cubic", "sq"}:
-        words = words[1:]
-    if not words:
-        return None
-    word = words[0] if words[0] in _KNOWN else words[0].lower()
-    singular = word if word in _KNOWN else word.removesuffix("s")
-    return _CANONICAL.get(singular, singular) if singular in _KNOWN else None
-
-
 def _is_name(text: str) -> bool:
     r"""A name for a value: `x`, `f(x)`, `x_1`, `\angle ABC`, `Area`; not a formula with signs or digits."""
     text = re.sub(
@@ -264,7 +173,8 @@ def _is_name(text: str) -> bool:
     return re.fullmatch(r"[a-zA-Z][a-zA-Z'\s{}]*(?:\([\w\s,{}+\-/\\]*\))?", text) is not None
 
 
-def _balanced(text: str) -> bool:
+def balanced(text: str) -> bool:
+    """Whether every bracket is closed, and none before it is opened."""
     depth = 0
     for character in text:
         depth += (character in _OPEN) - (character in _CLOSE)

@@ -70,9 +70,13 @@ _GLUED = re.compile(
 _CLAUSE = re.compile(
     r"""(?ix) \d [\d.,]* [\s$*]+ (?: [a-z-]+ \s+ )*? [a-z-]+ (?<!percent)(?<!cent)(?<!quarters) \s+
     (?: to (?=\s+[a-z]) | of | in | on | for | after | before | from | with | at | during | because | that | which | who
-      | while | when | if | since | as | by (?=\s+[a-z]) ) \b"""
+      | while | when | if | since | as | by (?=\s+[a-z]) ) \b
+    | \d [\d.,]* [\s$*]+
+      (?: of (?= \s+ (?: (?:the|these|those|them|her|his|its|their|our|all)\b | \d+\s+[a-z] ) )
+        | for (?= \s+ (?!(?:every|each|per|one|an?)\b) (?: \d+\s+ )? [a-z] )
+        | after | before | during | because | while | when | if | since ) \b"""
 )
-"""A number with its unit, up to a preposition: what follows is about it."""
+"""A number, mostly with its unit, up to a preposition: what follows is about it."""
 _CONTRAST = re.compile(
     r"""(?ix) ^(?P<kept> .*? \w [^,;]*? )
     (?: \s*[,;(]\s* (?:(?:and|but)\s+)? not | \s+ (?:and|but) \s+ not | (?<=[\d)}]) \s+ not (?=\s+[-$]?\d)
@@ -138,7 +142,9 @@ def widen(text: str, start: int, end: int) -> tuple[int, int]:
 def main_clause(text: str) -> str:
     """A text up to the preposition after its first number and unit: `5 hours` of `5 hours to read 120 pages`."""
     clause = _CLAUSE.search(text)
-    return text[: clause.end()].rsplit(None, 1)[0] if clause else text
+    if clause is None or re.search(r"\bbut\b.*\d", text[clause.end() :]):
+        return text
+    return text[: clause.end()].rsplit(None, 1)[0]
 
 
 def number_in_prose(text: str) -> Number | None:

@@ -13,7 +13,7 @@ from math import isclose
 from typing import TYPE_CHECKING
 
 from prefopt.grade import symbolic
-from prefopt.grade.answers import read_answers
+from prefopt.grade.answers import join_answers, read_answers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,6 +60,19 @@ def grade(problem: str, answer: str, output: str) -> Answer:
     given = given[-len(wanted) :]
     same = _match(given, wanted)
     return same, ", ".join(given), "equal" if same else "different"
+
+
+def gold_text(problem: str, answers: Sequence[str]) -> str:
+    r"""The gold answer of a problem as the published code prepares it: read like the box of a solution.
+
+    Given to `grade` as it stands in a file, `\text{Evelyn}` would not be the same as `Evelyn`.
+    """
+    if len(answers) > 1:
+        return join_answers([normalise(answer) for answer in answers])
+    found = [item for item in extract(problem, f"\\boxed{{{answers[0]}}}") if item]
+    if not found:  # braces that do not balance
+        return answers[0]
+    return found[0] if len(found) == 1 else join_answers(found)
 
 
 def extract(problem: str, text: str) -> list[str]:

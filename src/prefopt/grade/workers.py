@@ -35,6 +35,10 @@ _WALL = 4
 _BATCH = 32
 _LOAD_STATUS, _MEMORY_STATUS = 75, 76
 _STATUSES = {_LOAD_STATUS: "load", _MEMORY_STATUS: "memory limit"}
+ENDED = ("time limit", "memory limit", "crashed")
+"""Why a child's comparison has no verdict."""
+FAILED = "failed: "
+"""Begins the reason of a comparison that raised an exception, whose name follows."""
 _TIMERS = (signal.SIGPROF, signal.SIGALRM)
 _START = """\
 import json, sys
@@ -55,6 +59,8 @@ class Engine(NamedTuple):
     """(problem, answer, output) -> verdict; may raise `EngineNeededError` until `load` has been called."""
     load: Callable[[], None]
     """Imports what takes long."""
+    gold: Callable[[str, Sequence[str]], str]
+    """(problem, its answers as files give them) -> the gold answer that `grade` takes."""
 
 
 class Worker:
@@ -253,6 +259,10 @@ def _serve(engine: Engine, answers: int, seconds: float) -> None:
                 verdict = engine.grade(problem, answer, output)
             except EngineNeededError:
                 os._exit(_LOAD_STATUS)
+            except MemoryError:
+                raise
+            except Exception as error:  # noqa: BLE001 - of libraries, on texts that nobody has seen before
+                verdict = (False, None, f"{FAILED}{type(error).__name__}")
             signal.setitimer(signal.ITIMER_PROF, 0)
             signal.setitimer(signal.ITIMER_REAL, 0)
             _write(answers, json.dumps(verdict))

@@ -16,20 +16,34 @@ Reason = Literal[
 
 _HEADER = re.compile(r"final\s+decision", re.IGNORECASE)
 _NUMBERS = r"\d{1,4}(?:\s*(?:,|&|-|–|to|and)(?:\s*and)?\s*(?:steps?\s*)?\d{1,4})*"
+_MARKS = "✅✔✓☑👍🟢❌✗✘✖❎✕👎🔴🟡⚠➖\ufe0f"
+"""Pictures around a verdict; they say nothing that the word beside them does not."""
 _MENTION = re.compile(
-    r"(?:\A|(?<=[;,\n|.→>:)])|(?<=correct)|(?<=wrong)|(?<=neutral))"
-    r"[\s*_`#>|)\-\d.]*(?:and\s+)?[*_`]*"
+    rf"(?:\A|(?<=[;,\n|.→>:){_MARKS}])|(?<=correct)|(?<=wrong)|(?<=neutral))"
+    rf"[\s*_`#>|)\-\d.{_MARKS}]{{0,64}}(?:and\s+)?[*_`]*"
     rf"\bsteps?\s*(?:\#\s*)?({_NUMBERS})(?!\w)",
     re.IGNORECASE,
 )
-"""At the start of an entry: a step that is spoken of in the middle of a remark is none."""
+"""At the start of an entry: a step that is spoken of in the middle of a remark is none. Runs are bounded, so that the
+search is linear in the text."""
 _RANGE = re.compile(r"(\d+)\s*(?:-|–|to)\s*(?:steps?\s*)?(\d+)", re.IGNORECASE)
 _WORD = re.compile(
-    r"[\s:|*_`(\[)\].=>→\-–—\"']*(?:(?:is|are|was)\s+)?[*_`(\[\"']*"
+    # A title in brackets: `Step 2 (solve for x): correct`; `Step 2 (correct)` is none.
+    r"(?:[\s*_`]{0,4}\((?!\W*(?:not\s|incorrect|wrong|correct|neutral))(?:[^()\n;]|\([^()\n;]{0,80}\)){1,160}\))?"
+    rf"[\s:|*_`(\[)\].=>→\-–—\"'{_MARKS}]{{0,64}}(?:(?:is|are|was)\s+)?[*_`(\[\"'{_MARKS}]{{0,16}}"
     r"(?P<word>not\s+correct|incorrect|wrong|correct|neutral)\b",
     re.IGNORECASE,
 )
-_STRICT_END = re.compile(r"[*_`)\]|.\"']*\s*(?:$|[;,\n(|\-–—:])", re.MULTILINE)
+_STRICT_END = re.compile(
+    rf"[*_`)\]|.\"']*[^\S\n]{{0,8}}[{_MARKS}]{{0,8}}\s*(?:$|[;,\n(|\-–—:])", re.MULTILINE
+)
+_NAMED = re.compile(
+    r"\W*(?:reasoning\s+)?steps?(?:\s*(?:#|no\.?|number|index|id))?\W*", re.IGNORECASE
+)
+_JUDGED = re.compile(
+    r"\b(?:verdict|decision|judg\w*|correct\w*|status|assessment|evaluation|label)\b", re.IGNORECASE
+)
+_BARE = re.compile(rf"[*_`#\s]*({_NUMBERS})[*_`.\s]*")
 _WRONG = re.compile(r"\b(?:not\s+correct|incorrect|wrong)", re.IGNORECASE)
 
 
@@ -50,9 +64,10 @@ def parse_verdict(text: str, *, rules: Rules = "corrected") -> Reading:
     """The first wrong step that a judge names.
 
     Corrected rules. The list after the last header `Final Decision` that is followed by one counts; without such a
-    header, every `Step i: verdict` of the text. Entries may be separated in any way and carry Markdown; one entry may
-    speak of several steps (`Steps 1-3: correct`). `neutral` is no error. The lowest step called incorrect is taken,
-    whatever is said of steps after it: the judge was asked to stop there. Before it nothing may be unreadable.
+    header, every `Step i: verdict` of the text. Entries may be separated in any way, carry Markdown or a title
+    (`Step 1 (set up): correct`), or be rows of a table; one entry may speak of several steps (`Steps 1-3: correct`).
+    `neutral` is no error. The lowest step called incorrect is taken, whatever is said of steps after it: the judge was
+    asked to stop there. Before it nothing may be unreadable.
 
     Official rules (arXiv 2406.18629, `prepare_for_correction.py` of the published code): lower case; the text after
     the last `final decision` and the last `summary decision:`; dropped without `neutral` and `incorrect` (`count0`);
@@ -78,12 +93,38 @@ def _official(text: str) -> Reading:
         return Reading(None, "count2")
 
 
+def _without_tables(text: str) -> str:
+    """The text with the rows of tables that have a column `Step` as entries `Step 1 | correct`."""
+    lines, header = text.split("\n"), list[str]()
+    for number, line in enumerate(lines):
+        cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
+        if len(cells) < 2:
+            header = []
+        elif any(_NAMED.fullmatch(cell) for cell in cells):
+            header = cells
+        elif header:
+            lines[number] = _as_entry(line, cells, header)
+    return "\n".join(lines)
+
+
+def _as_entry(line: str, cells: list[str], header: list[str]) -> str:
+    at = next(i for i, cell in enumerate(header) if _NAMED.fullmatch(cell))
+    bare = _BARE.fullmatch(cells[at]) if at < len(cells) else None
+    if bare is None:
+        return line
+    others = range(at + 1, len(cells))
+    judged = (i for i in others if i < len(header) and _JUDGED.search(header[i]))
+    first = next(judged, at + 1)
+    return f"Step {bare[1]} | {' | '.join(cells[first:])} |"
+
+
 class _Entry(NamedTuple):
     steps: tuple[int, ...]
     word: Literal["correct", "neutral", "incorrect", "unreadable"]
 
 
 def _corrected(text: str) -> Reading:
+    text = _without_tables(text)
     headers = list(_HEADER.finditer(text))
     ends = [header.start() for header in headers[1:]] + [len(text)]
     for header, end in reversed(list(zip(headers, ends, strict=False))):

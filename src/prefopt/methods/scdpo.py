@@ -17,6 +17,7 @@ from pydantic import Field
 
 from prefopt.build.controlled_pairs import ControlledBuild, build_controlled
 from prefopt.build.settings import changes_since, require_section
+from prefopt.evals.measure import ProblemMeasure, measure_problems
 from prefopt.records import Preference
 from prefopt.runs.method import Method
 from prefopt.runs.mix import ObjectiveKeys, objective_terms
@@ -33,6 +34,8 @@ class ScdpoConfig(ObjectiveKeys):
     published code trains on it."""
     build: ControlledBuild | None = None
     """How the training data are made (`prefopt build`)."""
+    evaluate: ProblemMeasure | None = None
+    """What `prefopt run` measures about the trained model."""
 
     @property
     def built_file(self) -> str | None:
@@ -61,6 +64,12 @@ def build(config: ScdpoConfig) -> Path:
     return build_controlled(require_section(config.build, config), config)
 
 
+def measure(config: ScdpoConfig, folder: Path) -> None:
+    """Accuracy of the trained model; nothing without a section `evaluate`."""
+    if config.evaluate is not None:
+        measure_problems(config.evaluate, folder)
+
+
 METHOD = Method(
     name="scdpo",
     summary="pairs of tails after a shared correct front, the wrong one sampled at rising temperatures",
@@ -70,4 +79,5 @@ METHOD = Method(
     objectives=objective_terms,
     pair=masked,
     build=build,
+    measure=measure,
 )

@@ -14,6 +14,7 @@ from pydantic import Field, field_validator
 
 from prefopt.build.settings import changes_since, require_section
 from prefopt.build.step_pairs import StepBuild, build_steps
+from prefopt.evals.measure import ProblemMeasure, measure_problems
 from prefopt.records import Preference
 from prefopt.runs.method import Method
 from prefopt.runs.mix import ObjectiveKeys, objective_terms
@@ -30,6 +31,8 @@ class StepDpoConfig(ObjectiveKeys):
     none, prompts are what they are."""
     build: StepBuild | None = None
     """How the training data are made (`prefopt build`)."""
+    evaluate: ProblemMeasure | None = None
+    """What `prefopt run` measures about the trained model."""
 
     @field_validator("prompt_style")
     @classmethod
@@ -71,6 +74,12 @@ def build(config: StepDpoConfig) -> Path:
     return build_steps(require_section(config.build, config), config)
 
 
+def measure(config: StepDpoConfig, folder: Path) -> None:
+    """Accuracy of the trained model; nothing without a section `evaluate`."""
+    if config.evaluate is not None:
+        measure_problems(config.evaluate, folder)
+
+
 METHOD = Method(
     name="step_dpo",
     summary="pairs of single reasoning steps after a shared correct prefix",
@@ -80,4 +89,5 @@ METHOD = Method(
     objectives=objective_terms,
     pair=styled,
     build=build,
+    measure=measure,
 )

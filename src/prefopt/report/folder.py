@@ -29,6 +29,7 @@ RUN_FILES = (
     "metrics.jsonl",
     "samples.jsonl",
     "evaluation.json",
+    "agent-evaluation.json",
 )
 
 
@@ -82,6 +83,8 @@ class Run:
     """Column of `metrics.jsonl` -> logged values; evaluation columns start with `eval_`."""
     samples: Sequence[Sample] = ()
     evaluation: Evaluation | None = None
+    agents: JsonObject = field(default_factory=dict)
+    """`agent-evaluation.json`."""
     unread: Sequence[str] = ()
     """What was left out while reading and why, one sentence each."""
 
@@ -136,6 +139,7 @@ def read_run(path: Path) -> Run:
         series=_read_metrics(path / "metrics.jsonl", unread),
         samples=_read_samples(path / "samples.jsonl", unread),
         evaluation=_read_evaluation(path / "evaluation.json", unread),
+        agents=_read_object(path / "agent-evaluation.json", unread),
         unread=unread,
     )
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal, NamedTuple, Protocol, Self
 
@@ -17,9 +17,9 @@ class Limits:
     """What one solution (the cells of one interpreter) may use."""
 
     seconds: float = 6.0
-    """Wall time of one cell."""
+    """Wall time of one cell; at most a day."""
     cpu_seconds: float = 60.0
-    """Processor time of the whole solution, all of its processes together."""
+    """Processor time of the whole solution, all of its processes together; the start of Python is part of it."""
     memory_bytes: int = 2**30
     """Address space of each process; memory of all processes together and of the files they wrote."""
     processes: int = 16
@@ -32,15 +32,36 @@ class Limits:
     """Files, folders and links in that folder at one time: each takes memory of the kernel, even when empty."""
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if not (math.isfinite(value) and value > 0):
-                raise SandboxError(f"limits: {field.name}={value} must be a positive number")
-        if self.memory_bytes < 64 * 2**20:
-            raise SandboxError(
-                f"limits: memory_bytes={self.memory_bytes} is too little for a Python interpreter; "
-                f"give at least {64 * 2**20} (64 MiB)"
-            )
+        for field, (least, most) in _BOUNDS.items():
+            value = getattr(self, field)
+            whole = field not in _SECONDS
+            kinds = (int,) if whole else (int, float)
+            if isinstance(value, bool) or not isinstance(value, kinds):
+                raise SandboxError(
+                    f"limits: {field}={value!r} must be a {'whole ' if whole else ''}number"
+                )
+            if field == "memory_bytes" and 0 < value < least:
+                raise SandboxError(
+                    f"limits: memory_bytes={value} is too little for a Python interpreter; "
+                    f"give at least {least} (64 MiB)"
+                )
+            if not least <= value <= most:
+                raise SandboxError(
+                    f"limits: {field}={value} must lie between {least:,} and {most:,}"
+                )
+
+
+_SECONDS = {"seconds", "cpu_seconds"}
+_BOUNDS: Mapping[str, tuple[float, float]] = {
+    "seconds": (0.001, 86_400),
+    "cpu_seconds": (0.5, 10**7),
+    "memory_bytes": (64 * 2**20, 2**50),
+    "processes": (1, 2**22),
+    "output_chars": (1, 10**9),
+    "disk_bytes": (4096, 2**50),
+    "files": (1, 10**9),
+}
+"""Least and most of each limit: less is used up by the start of Python, more is refused by the kernel."""
 
 
 class CellResult(NamedTuple):

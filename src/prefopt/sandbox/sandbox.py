@@ -112,21 +112,35 @@ class Sandbox:
         Each program has a fresh interpreter. A cell after its interpreter's death is not run and has the status of
         the death and no output.
         """
+        given_up = threading.Event()
         with ThreadPoolExecutor(self.workers) as pool:
             try:
-                running = [pool.submit(self._run_program, cells) for cells in programs]
+                running = [pool.submit(self._run_program, cells, given_up) for cells in programs]
                 for done, finished in enumerate(as_completed(running), 1):
                     finished.result()
                     if progress is not None:
                         progress(done, len(running))
                 return [future.result() for future in running]
-            finally:
+            except BaseException:
+                # Leaving the block waits for what runs, so it has to end at once.
                 pool.shutdown(wait=False, cancel_futures=True)
+                given_up.set()
+                self._interrupt()
+                raise
 
-    def _run_program(self, cells: Sequence[str]) -> list[CellResult]:
+    def _interrupt(self) -> None:
+        """End the processes of all open interpreters; whoever uses one is told that it is gone."""
+        with self._changed:
+            sessions = list(self._live)
+        for session in sessions:
+            session.kill("the work was given up")
+
+    def _run_program(self, cells: Sequence[str], given_up: threading.Event) -> list[CellResult]:
         results: list[CellResult] = []
         with self.open() as interpreter:
             for cell in cells:
+                if given_up.is_set():
+                    break
                 death = interpreter.death
                 if death is None:
                     results.append(interpreter.run(cell))
@@ -217,8 +231,8 @@ def require_isolation() -> None:
     if not found.works:
         raise SandboxError(
             f"model-written code cannot be isolated here: {found.reason}. Nothing was run. Without isolation such code "
-            "can read and delete your files: only if you accept that, say --unsafe-local-execution "
-            "(in Python: unsafe_local_execution=True)"
+            "can read and delete your files: only if you accept that, say `eval --unsafe-local-execution`, in recipes "
+            "build.code.unsafe_local_execution=true, in Python unsafe_local_execution=True"
         )
 
 

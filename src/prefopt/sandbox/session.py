@@ -237,6 +237,10 @@ class Session:
                     os.close(first)
             return self.death
 
+    def kill(self, reason: str) -> None:
+        """End every process of the session at once; a cell that is running ends with it."""
+        self._end("crashed", reason)
+
     def close(self) -> None:
         """End the session and every process of it; calling again does nothing."""
         self._end("crashed", "it was closed")

@@ -61,6 +61,7 @@ class MathProblem:
     question: str
     """The problem as it stands in the file."""
     answer: str
+    """The right answer; several are joined by commas."""
     prompt: str | tuple[Message, ...]
     """The question in its prompt style."""
     prefix: str = ""
@@ -69,9 +70,16 @@ class MathProblem:
     """The worked solution, where the file has one."""
     kind: str = ""
     """Topic or source, where the file names one."""
+    several: tuple[str, ...] = ()
+    """The answers one by one where the file lists more than one."""
     meta: Mapping[str, JsonValue] = field(default_factory=dict)
     origin: str = ""
     """`file:line`, for messages."""
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """All right answers that a solution has to give: `several`, else the one."""
+        return self.several or (self.answer,)
 
 
 class _Answered(NamedTuple):
@@ -79,7 +87,7 @@ class _Answered(NamedTuple):
 
     answer: str
     solution: str
-    several: list[JsonValue]
+    several: tuple[str, ...] = ()
     """The answers where the row lists more than one."""
 
 
@@ -189,7 +197,7 @@ def _read(cells: Cells, stem: str, style: PromptStyle, *, optional: bool) -> Mat
     answered = _answered(cells)
     if answered is None and not optional:
         raise RecordError(f"{cells.origin}: {UNANSWERED}: {_why_unanswered(cells)}")
-    answer, solution, several = answered or _Answered("", "", [])
+    answer, solution, several = answered or _Answered("", "")
     prompt, prefix = style.ask(question, _prefix(cells, style))
     used = set(cells.columns.values())
     meta = {k: v for k, v in cells.values.items() if k not in used and v not in (None, "")}
@@ -201,7 +209,8 @@ def _read(cells: Cells, stem: str, style: PromptStyle, *, optional: bool) -> Mat
         prefix=prefix,
         solution=solution,
         kind=_label(cells.optional("kind")),
-        meta={**meta, "answers": several} if several else meta,
+        several=several,
+        meta=meta,
         origin=cells.origin,
     )
 
@@ -253,13 +262,13 @@ def _answered(cells: Cells) -> _Answered | None:
     if len(given) != len(texts) and any(v is not None for v in texts):
         return None
     if len(given) > 1:
-        return _Answered(", ".join(given), worked_text(worked), list(given))
+        return _Answered(", ".join(given), worked_text(worked), tuple(given))
     found = final_answer(given[0]) if given else final_answer(worked)
     if found is None and given:
-        return _Answered(given[0], worked_text(worked), [])
+        return _Answered(given[0], worked_text(worked))
     if not found:
         return None
-    return _Answered(found, worked_text(worked or given[0]), [])
+    return _Answered(found, worked_text(worked or given[0]))
 
 
 def _as_text(value: JsonValue) -> str | None:

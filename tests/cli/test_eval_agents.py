@@ -1,0 +1,127 @@
+"""`prefopt eval --environment`: from a model folder to a table, files that resume, comparisons, errors in one line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from prefopt.cli.main import main
+from prefopt.generate.journal import Journal
+from tests.tiny import make_model_folder
+
+SMALL = ["--option", "width=2", "height=2", "seen_tasks=6", "unseen_tasks=3"]
+WORDS = [
+    "--environment", "rooms", *SMALL, "--format", "action", "--max-new-tokens", "6",
+    "--max-turns", "3", "--workers", "1", "--device", "cpu",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("eval")
+    make_model_folder(path / "model", "llama", max_position_embeddings=4096)
+    return path
+
+
+def evaluate(folder: Path, *words: str) -> int:
+    return main(["eval", str(folder / "model"), *WORDS, *words])
+
+
+def count(folder: Path) -> int:
+    with Journal(folder / "agent-evaluation.sqlite") as journal:
+        return journal.count()
+
+
+@pytest.mark.slow
+def test_table_files_and_what_is_not_done_twice(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert evaluate(folder, "--limit", "3", "--output", str(out)) == 0
+    shown = capsys.readouterr().out
+    assert "format errors" in shown and "0/3" in shown and f"results: {out}" in shown
+    facts = json.loads((out / "agent-evaluation.json").read_text())
+    assert (facts["name"], facts["environment"], list(facts["splits"])) == (
+        "model",
+        "rooms",
+        ["seen", "unseen"],
+    )
+    settings = facts["settings"]
+    assert settings["environment_options"] == {
+        "width": 2, "height": 2, "seen_tasks": 6, "unseen_tasks": 3,
+    }  # fmt: skip
+    assert (settings["format"], settings["example"], settings["max_turns"]) == ("action", True, 3)
+    rows = [json.loads(line) for line in (out / "trajectories.jsonl").read_text().splitlines()]
+    assert [r["task"]["split"] for r in rows] == ["seen"] * 3 + ["unseen"] * 3
+    assert facts["splits"]["seen"]["tasks"] == 3
+    # The same command generates and plays nothing again.
+    before = count(out)
+    assert evaluate(folder, "--limit", "3", "--output", str(out)) == 0
+    assert count(out) == before
+    # Other settings do not take its place unless that is said.
+    capsys.readouterr()
+    assert evaluate(folder, "--limit", "2", "--output", str(out)) == 2
+    assert "other settings (then / now: limit 3 / 2)" in capsys.readouterr().err
+    assert evaluate(folder, "--limit", "2", "--output", str(out), "--overwrite") == 0
+    assert json.loads((out / "agent-evaluation.json").read_text())["settings"]["limit"] == 2
+
+
+@pytest.mark.slow
+def test_a_run_is_compared_with_its_start_and_told_what_it_was_trained_with(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, base = tmp_path / "run", tmp_path / "base"
+    make_model_folder(run / "model", "llama", seed=1, max_position_embeddings=4096)
+    (run / "run.yaml").write_text(
+        "method: dmpo\nbuild: {environment: rooms, format: react, example: true}\n"
+    )
+    (run / "finished.json").write_text("{}")
+    assert evaluate(folder, "--split", "seen", "--output", str(base)) == 0
+    capsys.readouterr()
+    assert main(["eval", str(run), *WORDS, "--split", "seen", "--against", str(base)]) == 0
+    shown = capsys.readouterr().out
+    assert f"seen against {base}: " in shown and "(McNemar)" in shown
+    assert "trained with format 'react', evaluated with 'action'" in shown
+    assert (run / "agent-evaluation.json").is_file() and (run / "trajectories.jsonl").is_file()
+    capsys.readouterr()
+    fewer = [*WORDS, "--split", "seen", "--limit", "2", "--against", str(base)]
+    assert main(["eval", str(run), *fewer]) == 2
+    assert "its 6 tasks of split 'seen' are not the 2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--environment", "room"], "did you mean 'rooms'"),
+        (["--environment", "rooms", "--split", "see"], "no split 'see'"),
+        (["--environment", "rooms", "--split", "seen", "seen"], "split 'seen' is given twice"),
+        (["--environment", "rooms", "--format", "re"], "format"),
+        (["--environment", "rooms", "--option", "doors"], "write KEY=VALUE"),
+        (["--environment", "rooms", "--option", "a=[1"], "the value cannot be read"),
+        (["--environment", "rooms", "--option", "dors=1"], "no option 'dors'"),
+        (["--environment", "rooms", "--limit", "0"], "limit is 0"),
+        (["--environment", "rooms", "--workers", "0"], "workers is 0"),
+        (["--environment", "rooms", "--style", "chat"], "--style means nothing to --environment"),
+        (["--environment", "rooms", "--grader", "scdpo"], "--grader means nothing to --env"),
+        (["sums.jsonl", "--environment", "rooms"], "sums.jsonl means nothing to --environment"),
+        (["--environment", "rooms", "--harness", "gsm8k"], "--environment means nothing to"),
+        (["--environment", "rooms", "--num-fewshot", "1"], "--num-fewshot belongs to --harness"),
+        (["--environment", "rooms", "--against", "none"], "none: holds no trajectories.jsonl"),
+        (["sums.jsonl", "--split", "seen"], "--split belongs to --environment NAME"),
+        (["sums.jsonl", "--no-example"], "--no-example belongs to --environment NAME"),
+    ],
+)
+def test_mistakes_are_one_line(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(folder)
+    assert main(["eval", "model", *words]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.startswith("error: ") and error.count("\n") == 1
+    assert not (folder / "evaluations").exists()

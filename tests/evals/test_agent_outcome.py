@@ -1,0 +1,105 @@
+"""Numbers of an agent's evaluation: rewards that are missing, success that is not the end, intervals, comparisons."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from prefopt.agents.environment import Task
+from prefopt.agents.trajectory import Status, Trajectory
+from prefopt.evals.agent_files import read_episodes, write_agent_evaluation
+from prefopt.evals.agent_outcome import KindResult, compare_agents, result_to_json, summarise
+from prefopt.records import Message
+
+
+def episode(
+    task: str,
+    reward: float | None,
+    *,
+    success: bool = False,
+    steps: int = 1,
+    kind: str = "",
+    status: Status = "done",
+    format_errors: int = 0,
+) -> Trajectory:
+    turns = [Message("assistant", "go"), Message("user", "seen")] * steps
+    return Trajectory(
+        Task(task, "seen", kind=kind),
+        (Message("user", "Act."),),
+        tuple(turns[:-1]),
+        reward,
+        success,
+        status,
+        format_errors=format_errors,
+    )
+
+
+EPISODES = [
+    episode("a", 1.0, success=True, steps=2, kind="find"),
+    episode("b", 0.5, steps=4, kind="boil", status="turns", format_errors=2),
+    episode("c", None, kind="find", status="error"),
+    episode("d", 0.0, steps=1, kind="boil", status="length"),
+]
+
+
+def test_a_missing_reward_counts_0_in_one_average_and_not_in_the_other() -> None:
+    found = summarise("seen", EPISODES)
+    assert found.reward.value == 0.375
+    assert 0.0 <= found.reward.low < 0.375 < found.reward.high <= 1.0
+    assert found.rewarded is not None and found.rewarded.value == 0.5
+    assert (found.tasks, found.failures, found.cut, found.format_errors) == (4, 1, 1, 2)
+    assert found.steps == 2.0
+
+
+def test_an_episode_that_ends_is_no_success() -> None:
+    """The published code counts it as one: its `success` is what the environment calls done."""
+    ended = [episode("a", 0.2, status="done"), episode("b", 1.0, success=True)]
+    found = summarise("seen", ended)
+    assert (found.success.correct, found.success.total, found.success.value) == (1, 2, 0.5)
+    # Wilson 1927 for 1 of 2 at 95%.
+    assert (found.success.low, found.success.high) == pytest.approx((0.09453, 0.90547), abs=1e-5)
+
+
+def test_a_negative_reward_enters_the_average() -> None:
+    assert summarise("s", [episode("a", -1.0), episode("b", 1.0)]).reward.value == 0.0
+
+
+def test_nothing_is_known_where_every_environment_failed() -> None:
+    found = summarise("s", [episode("a", None, status="error")])
+    assert (found.reward.value, found.rewarded, found.failures) == (0.0, None, 1)
+    assert result_to_json(found)["rewarded"] is None
+
+
+def test_kinds_of_tasks() -> None:
+    kinds = summarise("seen", EPISODES).kinds
+    assert kinds == {"boil": KindResult(2, 0.25, 0), "find": KindResult(2, 0.5, 1)}
+    assert list(kinds) == ["boil", "find"]
+    assert summarise("seen", [episode("a", 1.0)]).kinds == {}
+
+
+def test_two_evaluations_of_the_same_tasks() -> None:
+    better = [
+        episode("a", 1.0, success=True),
+        episode("b", 1.0, success=True),
+        episode("c", 1.0, success=True),
+        episode("d", 0.0),
+    ]
+    found = compare_agents(EPISODES, better)
+    assert found.reward.value == 0.375
+    assert (found.gained, found.lost) == (2, 0)
+    assert found.p == 0.5  # 2 of 2, two-sided
+    back = compare_agents(better, EPISODES)
+    assert (back.reward.value, back.gained, back.lost) == (-0.375, 0, 2)
+    with pytest.raises(ValueError, match="different tasks"):
+        compare_agents(EPISODES, better[:3])
+
+
+def test_episodes_are_read_back(tmp_path: Path) -> None:
+    """Also one whose environment failed at its start, so that nothing was said."""
+    failed = Trajectory(Task("e", "seen"), (), (), None, status="error", reason="killed")
+    episodes = [*EPISODES, failed]
+    write_agent_evaluation(
+        tmp_path, "m", [summarise("seen", episodes)], {"seen": episodes}, {"environment": "e"}
+    )
+    assert read_episodes(tmp_path) == {"seen": episodes}
