@@ -35,13 +35,20 @@ def running(*commands: list[str], names: tuple[str, ...] = ("torch",)) -> list[s
 
 
 def test_help_loads_nothing_heavy() -> None:
-    verbs = ("grade", "label", "build", "eval", "analyse", "train", "data")
+    verbs = ("grade", "label", "build", "eval", "analyse", "train", "data", "judge", "generate")
     assert running(*([verb, "--help"] for verb in verbs), names=HEAVY) == []
 
 
 @pytest.mark.parametrize(
     "module",
-    ["prefopt.generate.openai", "prefopt.judge.llm", "prefopt.evals.suite", "prefopt.label.web"],
+    [
+        "prefopt.generate.openai",
+        "prefopt.judge.llm",
+        "prefopt.evals.suite",
+        "prefopt.evals.judging",
+        "prefopt.evals.answering",
+        "prefopt.label.web",
+    ],
 )
 def test_what_talks_to_servers_needs_no_torch(module: str) -> None:
     program = (

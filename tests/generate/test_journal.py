@@ -222,6 +222,24 @@ def test_a_journal_of_version_1_is_brought_up_to_date(tmp_path):
         }
 
 
+def test_a_journal_of_version_2_is_brought_up_to_date_and_keeps_tokens_of_prompts(tmp_path):
+    path = tmp_path / "old.sqlite"
+    columns = "tokens INTEGER NOT NULL, stopped_by TEXT"
+    old = VERSION_1.replace("tokens INTEGER NOT NULL", columns).replace("3);", "3, '!');")
+    with sqlite3.connect(path) as connection:
+        connection.executescript(old.replace("user_version = 1", "user_version = 2"))
+    connection.close()
+    series = Series("g", "p", "s")
+    new = Completion("b", 0, "new", "stop", 2, None, 40)
+    with Journal(path) as first:
+        first.append(series, new, "d")
+    with Journal(path) as second:
+        assert second.find(series, [("a", 0, "d"), ("b", 0, "d")]) == {
+            ("a", 0, "d"): Completion("a", 0, "old", "stop", 3, "!", 0),
+            ("b", 0, "d"): new,
+        }
+
+
 def test_refusals_are_returned_but_not_kept(tmp_path):
     class Refusing(Digester):
         def generate(self, requests, sampling):

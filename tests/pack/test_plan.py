@@ -113,3 +113,56 @@ def test_row_length_is_a_multiple_of_128_with_room_for_the_longest() -> None:
     limits = PackLimits(Layout.PACKED, items=3)
     assert row_length_for([(100,), (50,)], limits) == 384
     assert row_length_for([(100,), (50,)], limits._replace(tokens=64)) == 128
+
+
+def staged(**changes: object) -> Schedule:
+    """Ten examples in three stages that are mixed in the data."""
+    return schedule(stage=(1, 2, 3, 1, 2, 1, 1, 3, 1, 2), batch_size=2, **changes)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+@pytest.mark.parametrize("items", [1, 4])
+def test_b5_every_example_of_a_stage_comes_before_the_next_stage(
+    world_size: int, items: int
+) -> None:
+    """In every process, whatever the micro-batches, over all epochs."""
+    plan = staged(world_size=world_size, limits=TREE._replace(items=items), epochs=3.0)
+    steps = [step for _, step in plan.from_step(0)]
+    stage_of_step = [{plan.stage[i] for i in step.items} for step in steps]
+    assert stage_of_step == [{1}] * 9 + [{2}] * 6 + [{3}] * 3, "no batch is of two stages"
+    for rank in range(world_size):
+        trace = [plan.stage[i] for step in steps for pack in step.ranks[rank] for i in pack.items]
+        assert trace == sorted(trace)
+    seen = sorted(i for step in steps for i in step.items)
+    assert seen == sorted(list(range(10)) * 3)
+    assert [step.items for step in steps] == [s.items for _, s in staged(epochs=3.0).from_step(0)]
+
+
+def test_b5_stages_are_shuffled_inside_by_seed_and_epoch() -> None:
+    def orders(seed: int) -> list[tuple[int, ...]]:
+        many = schedule(stage=(1,) * 20 + (2,) * 20, lengths=((3,),) * 40, batch_size=20, seed=seed)
+        return [step.items for _, step in many._replace(epochs=2.0).from_step(0)]
+
+    found = [*orders(0), *orders(1)]
+    assert len(set(found)) == 8
+    within = {tuple(i % 20 for i in order) for order in found}
+    assert len(within) == 8, "stages do not share an order either"
+
+
+def test_b8_a_staged_schedule_goes_on_anywhere() -> None:
+    plan = staged(epochs=1.5)
+    assert plan.total_steps == 5 + 3 + 2
+    whole = list(plan.from_step(0))
+    assert [number for number, _ in whole] == list(range(10))
+    for start in range(11):
+        assert list(plan.from_step(start)) == whole[start:]
+    assert list(plan._replace(max_steps=4).from_step(1)) == whole[1:4]
+
+
+def test_one_stage_is_no_stage() -> None:
+    plain, one = schedule(epochs=2.0), schedule(epochs=2.0, stage=(7,) * 10)
+    assert one.digest() == plain.digest()
+    assert list(one.from_step(0)) == list(plain.from_step(0))
+    assert (
+        schedule(stage=(1,) * 5 + (2,) * 5).digest() != schedule(stage=(1,) * 6 + (2,) * 4).digest()
+    )

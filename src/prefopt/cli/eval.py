@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 NAME = "eval"
 HELP = """\
-Evaluate a model on files of problems, as an agent in an environment, or on tasks of lm-evaluation-harness.
+Evaluate a model on problems, as an agent, or with lm-evaluation-harness.
 
   prefopt eval runs/step_dpo gsm8k.jsonl           a run folder: its model, results where the report finds them
   prefopt eval MODEL gsm8k.jsonl math.jsonl        a model or adapter folder, or a hub id

@@ -98,6 +98,8 @@ class Completion(NamedTuple):
     """The stop string that ended the text; None where the model ended it itself.
 
     None as well where a server does not say, unless `Sampling.needs_stops` forbids that."""
+    prompt_tokens: int = 0
+    """Tokens of the prompt that was read for it; 0 where a server does not say."""
 
 
 class Generator(Protocol):

@@ -21,8 +21,11 @@ Progress = Callable[[int, int], None]
 
 _APPLICATION_ID = 0x70666F6A
 """Marks a SQLite file as a journal of this library ("pfoj")."""
-_VERSION = 2
-"""1 had no column `stopped_by`; such files are brought up to date when they are opened."""
+_VERSION = 3
+"""1 had no columns `stopped_by` and `prompt_tokens`, 2 lacked the latter; such files are brought up to date when they
+are opened."""
+_ADDED = ("stopped_by TEXT", "prompt_tokens INTEGER NOT NULL DEFAULT 0")
+"""The columns that versions 2 and 3 added."""
 _BUSY_SECONDS = 30.0
 _SCHEMA = """
 CREATE TABLE completions (
@@ -36,17 +39,18 @@ CREATE TABLE completions (
     finish_reason TEXT NOT NULL,
     tokens INTEGER NOT NULL,
     stopped_by TEXT,
+    prompt_tokens INTEGER NOT NULL DEFAULT 0,
     UNIQUE (generator, purpose, sampling, request, sample, prompt)
 )
 """
 _INSERT = """
 INSERT OR IGNORE INTO completions
-    (generator, purpose, sampling, request, sample, prompt, text, finish_reason, tokens, stopped_by)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    (generator, purpose, sampling, request, sample, prompt, text, finish_reason, tokens, stopped_by, prompt_tokens)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 
 _SELECT = """
-SELECT text, finish_reason, tokens, stopped_by FROM completions
+SELECT text, finish_reason, tokens, stopped_by, prompt_tokens FROM completions
 WHERE generator = ? AND purpose = ? AND sampling = ? AND request = ? AND sample = ? AND prompt = ?
 """
 
@@ -106,8 +110,8 @@ class Journal:
     def series(self, series: Series) -> dict[tuple[str, int, str], Completion]:
         """The completions of a series by (request id, sample, prompt digest)."""
         rows = self._execute(
-            "SELECT prompt, request, sample, text, finish_reason, tokens, stopped_by FROM completions "
-            "WHERE generator = ? AND purpose = ? AND sampling = ?",
+            "SELECT prompt, request, sample, text, finish_reason, tokens, stopped_by, prompt_tokens "
+            "FROM completions WHERE generator = ? AND purpose = ? AND sampling = ?",
             series,
         )
         found = ((prompt, Completion(*rest)) for prompt, *rest in rows)
@@ -143,8 +147,8 @@ class Journal:
         c = completion
         if c.finish_reason == "error":
             return
-        row = (*series, c.id, c.sample, prompt, c.text, c.finish_reason, c.tokens, c.stopped_by)
-        self._execute(_INSERT, row)
+        told = (c.text, c.finish_reason, c.tokens, c.stopped_by, c.prompt_tokens)
+        self._execute(_INSERT, (*series, c.id, c.sample, prompt, *told))
 
     def _prepare(self) -> None:
         tables = self._number("SELECT count(*) FROM sqlite_master")
@@ -173,8 +177,9 @@ class Journal:
         if not self._number("SELECT count(*) FROM sqlite_master"):
             self._execute(f"PRAGMA application_id = {_APPLICATION_ID}")
             self._execute(_SCHEMA)
-        elif self._number("PRAGMA user_version") < _VERSION:
-            self._execute("ALTER TABLE completions ADD COLUMN stopped_by TEXT")
+        else:
+            for column in _ADDED[self._number("PRAGMA user_version") - 1 :]:
+                self._execute(f"ALTER TABLE completions ADD COLUMN {column}")
         self._execute(f"PRAGMA user_version = {_VERSION}")
         self._execute("COMMIT")
 

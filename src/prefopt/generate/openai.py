@@ -322,12 +322,16 @@ def _cut(request: Request, reply: Reply, sampling: Sampling) -> Completion:
     found = [(reply.text.find(s), s) for s in sampling.stop if s in reply.text]
     if found:
         start, stop = min(found, key=lambda pair: pair[0])
-        return Completion(
-            request.id, request.sample, reply.text[:start], "stop", reply.tokens, stop
-        )
+        reply = reply._replace(text=reply.text[:start], finish_reason="stop", stopped_by=stop)
     stopped = reply.stopped_by if reply.stopped_by in sampling.stop else None
     return Completion(
-        request.id, request.sample, reply.text, reply.finish_reason, reply.tokens, stopped
+        request.id,
+        request.sample,
+        reply.text,
+        reply.finish_reason,
+        reply.tokens,
+        stopped,
+        reply.prompt_tokens,
     )
 
 

@@ -28,6 +28,8 @@ class Reply(NamedTuple):
     stopped_by: str | None
     names_stops: bool
     """Whether the server said what stopped the text, if only that no stop string did."""
+    prompt_tokens: int
+    """0 where the server does not say."""
 
 
 class GarbledError(Exception):
@@ -72,9 +74,10 @@ def read_reply(text: str, path: str) -> Reply:
     return Reply(
         content,
         finish,
-        _tokens(body),
+        _tokens(body, "completion_tokens"),
         stopped if isinstance(stopped, str) else None,
         any(name in choice for name in _STOPPED_BY),
+        _tokens(body, "prompt_tokens"),
     )
 
 
@@ -124,9 +127,9 @@ def _empty(
     return content
 
 
-def _tokens(body: object) -> int:
+def _tokens(body: object, name: str) -> int:
     usage = cast("dict[str, object]", body).get("usage")
     if not isinstance(usage, dict):
         return 0
-    tokens = cast("dict[str, object]", usage).get("completion_tokens")
+    tokens = cast("dict[str, object]", usage).get(name)
     return tokens if isinstance(tokens, int) and tokens > 0 else 0

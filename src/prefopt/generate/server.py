@@ -163,6 +163,10 @@ class Line:
             except GarbledError as error:
                 garbled += 1
                 if garbled >= _GARBLED_ATTEMPTS:
+                    if began is not None and self._answered_at > began:
+                        raise RefusedError(
+                            f"{garbled} broken replies while others were answered: {error}"
+                        ) from None
                     raise JudgeError(
                         f"{self._at()}: {where}: {self._server.words(str(error))}, {garbled} times in a row; "
                         "check that the server speaks the OpenAI protocol"

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import prefopt.methods
 from prefopt.config import RunConfig, unknown_name
 from prefopt.errors import ConfigError
-from prefopt.runs.method import Method
+from prefopt.progress import say
+from prefopt.runs.method import Method, RunResult
 
 if TYPE_CHECKING:
     from prefopt.runs.rounds import RoundResult
-    from prefopt.runs.train import RunResult
 
 
 def find_method(name: str) -> Method[RunConfig]:
@@ -39,10 +39,10 @@ def train(config: RunConfig) -> RunResult:
         PrefoptError: anything a user can cause, one line each.
     """
     from prefopt.runs.rounds import require_single  # transformers is loaded only to train
-    from prefopt.runs.train import run_training
+    from prefopt.runs.train import train_method
 
     require_single(config, "train")
-    return run_training(config, find_method(config.method))
+    return train_method(config, find_method(config.method))
 
 
 def build(config: RunConfig) -> Path:
@@ -79,4 +79,7 @@ def plan(config: RunConfig) -> dict[str, object]:
     """What `train` would do: the facts of `plan.json`, without a training step."""
     from prefopt.runs.stage import plan_training  # transformers is loaded only to plan
 
-    return plan_training(config, find_method(config.method))
+    method = find_method(config.method)
+    if method.train is not None:
+        say(f"note: {method.name} trains in stages; this is one training on the data as they are")
+    return plan_training(config, method)

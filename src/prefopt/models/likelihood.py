@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
 from prefopt.errors import RecordError
-from prefopt.models.load import CausalModel
+from prefopt.models.load import CausalModel, plain_model
 from prefopt.models.scorer import Scorer, sum_by_response
 from prefopt.pack.batch import Example, Layout, PackedBatch, collate
 from prefopt.pack.tree import build_tree
 from prefopt.records import Preference
-from prefopt.text.render import RenderSettings, encode, render
+from prefopt.text.render import RenderSettings, TokenSequence, encode, render
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -111,3 +112,40 @@ def _lengths(example: Example) -> list[int]:
     """Scored tokens of each response."""
     tree = example.tree
     return [int(tree.scored[tree.path(r)].sum()) for r in range(len(tree.leaf))]
+
+
+def sequence_logps(
+    model: CausalModel, sequences: Sequence[TokenSequence], *, batch_size: int = 32
+) -> Iterator[tuple[int, float]]:
+    """The position and the log-probability (nats, scored tokens) of each sequence, given out batch by batch.
+
+    Log-softmax in float32 whatever the precision of the weights, sums in float64; a sum that is not finite is given as
+    it is. The longest sequences come first, so that what does not fit in memory fails at once.
+
+    Args:
+        model: on its device; run in eval mode, without gradients, and left in the mode it was in.
+        sequences: with at least one scored token each, and no longer than the model's context.
+        batch_size: sequences run together.
+    """
+    order = sorted(range(len(sequences)), key=lambda i: len(sequences[i].tokens), reverse=True)
+    scorer = Scorer(model)
+    was_training = scorer.training
+    scorer.eval()
+    try:
+        for start in range(0, len(order), batch_size):
+            part = order[start : start + batch_size]
+            trees = [build_tree([sequences[i]]) for i in part]
+            examples = [Example("", t, (), (), (), (None,), (None,), (None,)) for t in trees]
+            batch = collate([[example] for example in examples], layout=Layout.ROWS)
+            with torch.no_grad():
+                logp = scorer(batch.to(model.device)).logp
+            totals = sum_by_response(batch.to(logp.device), logp.double())
+            yield from zip(part, totals.tolist(), strict=True)
+    finally:
+        scorer.train(was_training)
+
+
+def context_length(model: CausalModel) -> int:
+    """Longest sequence, in tokens, that the position encoding was made for; unbounded where the config names none."""
+    config = plain_model(model).config.get_text_config(decoder=True)
+    return getattr(config, "max_position_embeddings", None) or sys.maxsize

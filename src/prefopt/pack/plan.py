@@ -168,7 +168,10 @@ def row_length_for(lengths: Sequence[tuple[int, ...]], limits: PackLimits) -> in
 
 
 class Schedule(NamedTuple):
-    """All optimiser steps of a run, epoch after epoch, computed when they are reached."""
+    """All optimiser steps of a run, epoch after epoch, computed when they are reached.
+
+    With several stages all epochs of one come before those of the next; no batch holds examples of two.
+    """
 
     lengths: tuple[tuple[int, ...], ...]
     batch_size: int
@@ -177,25 +180,43 @@ class Schedule(NamedTuple):
     seed: int
     epochs: float
     max_steps: int | None = None
+    """Optimiser steps of the run in place of `epochs`; with several stages it may only end the run earlier or later."""
+    stage: tuple[int, ...] = ()
+    """Stage of each example, lower ones first; empty: one stage."""
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimiser steps of one pass over the data, the last smaller one included."""
-        return -(-len(self.lengths) // self.batch_size)
+        """Optimiser steps of one pass over the data, the last smaller one (of each stage) included."""
+        return sum(-(-len(members) // self.batch_size) for members in self.members())
 
     @property
     def total_steps(self) -> int:
-        """Optimiser steps of the run: `max_steps`, or `epochs` passes."""
+        """Optimiser steps of the run: `max_steps`, or `epochs` passes over each stage."""
         if self.max_steps is not None:
             return self.max_steps
-        return int(np.ceil(self.epochs * self.steps_per_epoch - 1e-9))
+        return sum(self._steps(members) for members in self.members())
+
+    def members(self) -> list[list[int]]:
+        """Example indices of each stage, in the order of the stages."""
+        everything = range(len(self.lengths))
+        if not self.stage:
+            return [list(everything)]
+        return [[i for i in everything if self.stage[i] == s] for s in sorted(set(self.stage))]
+
+    def _steps(self, members: Sequence[int]) -> int:
+        return int(np.ceil(self.epochs * -(-len(members) // self.batch_size) - 1e-9))
 
     def epoch(self, number: int) -> list[StepPlan]:
-        """The steps of one epoch."""
-        order = shuffled(len(self.lengths), seed=self.seed, epoch=number)
+        """The steps of one epoch of every stage, one stage after another."""
+        stages = enumerate(self.members())
+        return [step for k, members in stages for step in self._epoch(members, k, number)]
+
+    def _epoch(self, members: Sequence[int], place: int, number: int) -> list[StepPlan]:
+        # A stage draws like an epoch of its own, far beyond any that is reached, so that no two stages share orders.
+        drawn = shuffled(len(members), seed=self.seed, epoch=number + (place << 32))
         return plan_steps(
             self.lengths,
-            order,
+            [members[i] for i in drawn],
             batch_size=self.batch_size,
             world_size=self.world_size,
             limits=self.limits,
@@ -203,16 +224,24 @@ class Schedule(NamedTuple):
 
     def from_step(self, start: int) -> Iterator[tuple[int, StepPlan]]:
         """(step number, plan) from `start` to the end of the run."""
-        step = start
-        while step < self.total_steps:
-            epoch, within = divmod(step, self.steps_per_epoch)
-            for plan in self.epoch(epoch)[within:]:
-                if step >= self.total_steps:
-                    return
-                yield step, plan
-                step += 1
+        stages = self.members()
+        first = 0
+        for place, members in enumerate(stages):
+            last = self.total_steps if place == len(stages) - 1 else first + self._steps(members)
+            end = min(last, self.total_steps)
+            step = max(start, first)
+            per_epoch = -(-len(members) // self.batch_size)
+            while step < end:
+                number, within = divmod(step - first, per_epoch)
+                for plan in self._epoch(members, place, number)[within : within + end - step]:
+                    yield step, plan
+                    step += 1
+            first = last
 
     def digest(self) -> str:
         """Identity of what is trained on, step by step; independent of processes and micro-batches."""
         facts = [self.batch_size, self.seed, self.lengths, self.total_steps]
+        stages = self.members()
+        if len(stages) > 1:
+            facts += [stages, [self._steps(members) for members in stages]]
         return hashlib.blake2b(json.dumps(facts).encode(), digest_size=16).hexdigest()

@@ -15,6 +15,17 @@ from prefopt.train.terms import Term
 C = TypeVar("C", bound=RunConfig)
 
 
+class RunResult(NamedTuple):
+    """What a finished run leaves."""
+
+    folder: Path
+    model: Path
+    """An ordinary Hugging Face folder or PEFT adapter."""
+    metrics: dict[str, float]
+    """The last logged values."""
+    report: Path
+
+
 class Paired(NamedTuple):
     """A record whose pairs were changed, with what the ledger is to say about it."""
 
@@ -41,6 +52,10 @@ class Method(Generic[C]):
     """Weight [M] of each (token, response) incidence of a tree, in the order of `TokenTree.incidences`; empty: 1."""
     special_tokens: Callable[[C], Sequence[str]] | None = None
     """Markers that tokenizer and model are to know as special tokens; those they lack are added before training."""
+    stage: Callable[[Preference, C], int] | None = None
+    """Stage of a record: the whole run trains on those of a lower stage before it goes on to the next."""
+    train: Callable[[C], RunResult] | None = None
+    """Train in a way of its own, such as several trainings one after another."""
     build: Callable[[C], Path] | None = None
     """Make the preference data (resumable); returns the file of records."""
     measure: Callable[[C, Path], None] | None = None

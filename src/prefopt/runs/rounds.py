@@ -6,18 +6,18 @@ Every stage is resumable, so the same call goes on where it stopped: what is fin
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from prefopt.build.settings import BuildSection
 from prefopt.config import RunConfig, parse
 from prefopt.errors import ConfigError
-from prefopt.models.locate import ADAPTER_CONFIG
 from prefopt.progress import say
 from prefopt.report.page import write_report
-from prefopt.runs.method import Method
-from prefopt.runs.train import RunResult, run_training
+from prefopt.runs.chain import going_on, written
+from prefopt.runs.method import Method, RunResult
+from prefopt.runs.train import train_method
 from prefopt.values import JsonValue
 
 
@@ -64,13 +64,17 @@ def run_recipe(config: RunConfig, method: Method[RunConfig]) -> list[RoundResult
             f"build.rounds is {count}, and every round trains on data of its own: remove train_file and dataset_name"
         )
     if count > 1:  # mistakes in later_rounds are found before anything is made
-        config_of_round(config, method, 2, Path(config.model_name_or_path))
+        model = Path(config.output_dir) / "round-1" / "model"
+        config_of_round(config, method, 2, model, starts=[config.model_name_or_path])
     done: list[RoundResult] = []
+    starts = [config.model_name_or_path]
     for number in range(1, count + 1):
         if count > 1:
             say(f"\nround {number} of {count}")
         previous = done[-1].run.model if done else None
-        done.append(_round(config_of_round(config, method, number, previous), method, number))
+        own = config_of_round(config, method, number, previous, starts=starts)
+        done.append(_round(own, method, number))
+        starts.append(str(done[-1].run.model))
     if count > 1:
         folders = [each.run.folder for each in done]
         page = write_report(folders, Path(config.output_dir) / "report.html")
@@ -79,32 +83,31 @@ def run_recipe(config: RunConfig, method: Method[RunConfig]) -> list[RoundResult
 
 
 def config_of_round(
-    config: RunConfig, method: Method[RunConfig], number: int, previous: Path | None
+    config: RunConfig,
+    method: Method[RunConfig],
+    number: int,
+    previous: Path | None,
+    *,
+    starts: Sequence[str],
 ) -> RunConfig:
     """The recipe of round `number`, from 1, which starts from the model in `previous`; None: the recipe's own.
 
-    With several rounds each has folders of its own, `round-1` and so on, in those that the recipe names.
+    With several rounds each has folders of its own, `round-1` and so on, in those that the recipe names. `starts` are
+    the models that the rounds began with, from the first on; those of this round and later ones are not looked at.
     """
     section = section_of_build(config)
     if section is None or section.rounds == 1:
         return config
-    raw = _written(config)
+    raw = written(config)
     build: dict[str, JsonValue] = {**_object(raw["build"]), "rounds": 1}
     build.pop("later_rounds", None)
     build["output_dir"] = str(section.folder(config.method) / f"round-{number}")
     if previous is not None:
         raw.update(section.later_rounds)
-        raw["model_name_or_path"] = str(previous)
-        # An adapter is trained on as it is, so the second round adds none; its reference is the adapter as it was.
-        if (previous / ADAPTER_CONFIG).is_file():
-            raw = {k: v for k, v in raw.items() if k != "use_peft" and not k.startswith("lora_")}
+        build.update(section.later(starts[: number - 1]))
+        raw = going_on(raw, previous)
     folders = {"build": build, "output_dir": str(Path(config.output_dir) / f"round-{number}")}
     return parse({**raw, **folders}, method.config, origin="later_rounds" if previous else "")
-
-
-def _written(config: RunConfig) -> dict[str, JsonValue]:
-    """What the recipe says, without what it leaves at its defaults."""
-    return json.loads(config.model_dump_json(exclude_unset=True))
 
 
 def _object(value: JsonValue) -> dict[str, JsonValue]:
@@ -119,7 +122,7 @@ def _round(config: RunConfig, method: Method[RunConfig], number: int) -> RoundRe
     begun = Path(config.output_dir).exists() and not config.overwrite_output_dir
     if begun and not config.resume_from_checkpoint:
         config = config.model_copy(update={"resume_from_checkpoint": True})
-    result = run_training(config, method)
+    result = train_method(config, method)
     if method.measure is not None:
         method.measure(config, result.folder)
         write_report([result.folder], result.report)

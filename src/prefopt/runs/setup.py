@@ -103,15 +103,18 @@ def _adapter_base(folder: Path) -> str | None:
     return None
 
 
-def load_data(
-    config: RunConfig,
-    method: Method[RunConfig],
-    tokenizer: PreTrainedTokenizerFast,
-    *,
-    evaluation: bool,
-    speak: bool,
-) -> Data:
-    """Read, pair and tokenise one split; raises `RecordError` when nothing is left to train on."""
+class Records(NamedTuple):
+    """The records of one split, before the method chooses among them."""
+
+    preferences: list[Preference]
+    ledger: Ledger
+    """Where they have entered and have no fate yet."""
+
+
+def read_records(
+    config: RunConfig, *, evaluation: bool, pairing: str | None, speak: bool
+) -> Records:
+    """The records of one split, all its sources together; ranked and scored lists get pairs by `pairing`, or none."""
     sources, split = _sources(config, evaluation=evaluation)
     name = "evaluation" if evaluation else "training"
     ledger = Ledger(", ".join(sources))
@@ -125,7 +128,7 @@ def load_data(
             split=split,
             columns=config.columns or None,
             ledger=ledger,
-            pairing=config.pairing,
+            pairing=pairing,
             limit=room,
         )
         preferences += loaded.preferences
@@ -134,6 +137,21 @@ def load_data(
                 f"{name} data {source}: "
                 + ", ".join(f"{c} -> {r}" for c, r in loaded.mapping.items())
             )
+    return Records(preferences, ledger)
+
+
+def load_data(
+    config: RunConfig,
+    method: Method[RunConfig],
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    evaluation: bool,
+    speak: bool,
+) -> Data:
+    """Read, pair and tokenise one split; raises `RecordError` when nothing is left to train on."""
+    preferences, ledger = read_records(
+        config, evaluation=evaluation, pairing=config.pairing, speak=speak
+    )
     preferences = _choose(preferences, method, config, ledger)
     if speak:
         _mention_unused(preferences, demands_of(method.objectives(config)))

@@ -83,7 +83,9 @@ def prepare_stage(
         everything, choice.layout, config, items=config.per_device_train_batch_size
     )
     learner = _learner(config, method, policy, train, evaluation, packing, runtime)
-    schedule = schedule_for(config, train.examples, packing, runtime.world_size)
+    schedule = schedule_for(
+        config, train.examples, packing, runtime.world_size, stage=stages_of(train, method, config)
+    )
     _require_effect(config, learner, schedule)
     return Stage(
         config,
@@ -166,7 +168,9 @@ def plan_training(config: RunConfig, method: Method[RunConfig]) -> dict[str, obj
     packing = packing_for(
         train.examples, choice.layout, config, items=config.per_device_train_batch_size
     )
-    schedule = schedule_for(config, train.examples, packing, runtime.world_size)
+    schedule = schedule_for(
+        config, train.examples, packing, runtime.world_size, stage=stages_of(train, method, config)
+    )
     return summarise(
         train.examples,
         schedule,
@@ -187,8 +191,22 @@ def packing_for(
     return Packing(layout, limits)
 
 
+def stages_of(train: Data, method: Method[RunConfig], config: RunConfig) -> tuple[int, ...]:
+    """The stage of each example as the method has it; empty where there is one stage."""
+    if method.stage is None:
+        return ()
+    by_id = {record.id: method.stage(record, config) for record in train.preferences}
+    stages = tuple(by_id[example.id] for example in train.examples)
+    return stages if len(set(stages)) > 1 else ()
+
+
 def schedule_for(
-    config: RunConfig, examples: Sequence[Example], packing: Packing, world_size: int
+    config: RunConfig,
+    examples: Sequence[Example],
+    packing: Packing,
+    world_size: int,
+    *,
+    stage: tuple[int, ...] = (),
 ) -> Schedule:
     """The optimiser steps of a run."""
     per_process = config.per_device_train_batch_size * config.gradient_accumulation_steps
@@ -200,6 +218,7 @@ def schedule_for(
         seed=config.seed,
         epochs=config.num_train_epochs,
         max_steps=config.max_steps,
+        stage=stage,
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 
@@ -20,7 +19,7 @@ from prefopt.pack.plan import StepPlan, plan_steps
 from prefopt.progress import say
 from prefopt.report.page import write_report
 from prefopt.runs.environment import environment
-from prefopt.runs.method import Method
+from prefopt.runs.method import Method, RunResult
 from prefopt.runs.plan import summarise
 from prefopt.runs.samples import sample_rows
 from prefopt.runs.setup import (
@@ -35,16 +34,16 @@ from prefopt.train.optim import OptimSettings
 from prefopt.train.runtime import Runtime
 from prefopt.train.scoring import policy_reference_gap, require_small_gap
 
+__all__ = ["RunResult", "run_training", "train_method"]
 
-class RunResult(NamedTuple):
-    """What a finished run leaves."""
 
-    folder: Path
-    model: Path
-    """An ordinary Hugging Face folder or PEFT adapter."""
-    metrics: dict[str, float]
-    """The last logged values."""
-    report: Path
+def train_method(config: RunConfig, method: Method[RunConfig]) -> RunResult:
+    """Train the way that the method has of its own, or else as `run_training` does.
+
+    Raises:
+        PrefoptError: anything a user can cause, one line each.
+    """
+    return run_training(config, method) if method.train is None else method.train(config)
 
 
 def run_training(config: RunConfig, method: Method[RunConfig]) -> RunResult:

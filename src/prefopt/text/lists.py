@@ -10,7 +10,7 @@ from prefopt.text.prompts import Content
 from prefopt.values import JsonValue, describe, read_object
 
 _ITEM_TEXT = ("completion", "response", "text", "content", "answer", "output")
-_ITEM_SCORE = ("score", "overall_score", "rating", "reward")
+_ITEM_SCORE = ("score", "overall_score", "rating", "reward", "fine-grained_score")
 
 
 class ListedResponse(NamedTuple):
@@ -82,12 +82,25 @@ def _object(
             f"{cells.origin}: '{name}' is {describe(item)}; give it one of {', '.join(_ITEM_TEXT)}"
         )
     scores = (cells.score(item.get(key), f"{name}.{key}") for key in _ITEM_SCORE)
+    found = next((score for score in scores if score is not None), None)
     rank = item.get("rank")
     if isinstance(rank, int) and not isinstance(rank, bool):
         rank += 1 - first_rank
     return ListedResponse(
         name,
         cells.content(item[key], f"{name}.{key}"),
-        next((score for score in scores if score is not None), None),
+        _mean_rating(item) if found is None else found,
         None if rank is None else cells.rank(rank, f"{name}.rank"),
     )
+
+
+def _mean_rating(item: dict[str, JsonValue]) -> float | None:
+    """The mean of the ratings that UltraFeedback's `annotations` give an answer by aspect; None where there is none."""
+    aspects = item.get("annotations")
+    if not isinstance(aspects, dict):
+        return None
+    given = [aspect.get("Rating") for aspect in aspects.values() if isinstance(aspect, dict)]
+    ratings = [
+        float(r) for r in given if isinstance(r, str | int) and str(r).isdecimal()
+    ]  # "N/A" is none
+    return sum(ratings) / len(ratings) if ratings else None

@@ -33,13 +33,13 @@ def pair_responses(
     if pairing not in get_args(Pairing):
         raise ConfigError(f"pairing: unknown '{pairing}'; known are {', '.join(get_args(Pairing))}")
     value = comparable(responses)
-    return tuple(Pair(a, b) for a, b in _candidates(value, pairing) if value[a] > value[b])
+    return tuple(Pair(a, b) for a, b in candidates(value, pairing) if value[a] > value[b])
 
 
 def count_ties(responses: Sequence[Response], pairing: str = "best_vs_rest") -> int:
     """How many pairs `pair_responses` leaves out because both responses are annotated alike."""
     value = comparable(responses)
-    return sum(value[a] == value[b] for a, b in _candidates(value, pairing))
+    return sum(value[a] == value[b] for a, b in candidates(value, pairing))
 
 
 def comparable(responses: Sequence[Response]) -> dict[int, float]:
@@ -53,8 +53,8 @@ def comparable(responses: Sequence[Response]) -> dict[int, float]:
     return ranks if len(scores) < len(responses) == len(ranks) else scores
 
 
-def _candidates(value: Mapping[int, float], pairing: str) -> list[tuple[int, int]]:
-    """Pairs of positions, the first at least as good as the second."""
+def candidates(value: Mapping[int, float], pairing: str) -> list[tuple[int, int]]:
+    """Pairs of positions that `pairing` makes of these values, the first at least as good as the second; with ties."""
     order = sorted(value, key=lambda i: -value[i])
     if len(order) < 2:
         return []

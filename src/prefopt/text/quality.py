@@ -32,10 +32,11 @@ class QualityGate:
     """Lets sound records through and writes the fate of the others into the ledger.
 
     Dropped: a supervised, labelled or paired row with an empty response, a pair of equal texts, a row whose
-    content an earlier row had. In longer lists only the response or the pair in question is left out.
+    content an earlier row had. In longer lists only the response or the pair in question is left out. Lists get
+    their pairs here, unless `pairing` is None.
     """
 
-    def __init__(self, ledger: Ledger, pairing: str) -> None:
+    def __init__(self, ledger: Ledger, pairing: str | None) -> None:
         self.ledger = ledger
         self.pairing = pairing
         self._seen: set[str] = set()
@@ -82,7 +83,7 @@ class QualityGate:
 
     def _paired(self, preference: Preference) -> Preference:
         """The record with pairs by rank or score, where it came without pairs."""
-        if preference.pairs or len(preference.responses) < 2:
+        if self.pairing is None or preference.pairs or len(preference.responses) < 2:
             return preference
         pairs = pair_responses(preference.responses, self.pairing)
         for reason in _pairing_notes(preference.responses, pairs, self.pairing):

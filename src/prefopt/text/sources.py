@@ -13,6 +13,7 @@ from prefopt.ledger import Ledger
 from prefopt.records import Preference
 from prefopt.text.columns import Recognised, Shape, recognise
 from prefopt.text.files import RowSource, SourceRow, read_rows
+from prefopt.text.nested import unnested
 from prefopt.text.quality import QualityGate
 from prefopt.text.rows import ReadRow, read_row
 
@@ -33,7 +34,7 @@ def load_preferences(
     split: str = "train",
     columns: Mapping[str, str] | None = None,
     ledger: Ledger,
-    pairing: str = "best_vs_rest",
+    pairing: str | None = "best_vs_rest",
     limit: int | None = None,
 ) -> LoadedData:
     """The records of a file (.jsonl .json .csv .tsv .parquet), a folder saved by `datasets`, or a hub data set.
@@ -48,7 +49,7 @@ def load_preferences(
         split: split of a saved or hub data set.
         columns: `{role: column}`, wins over recognised names.
         ledger: receives every row.
-        pairing: how ranked and scored lists become pairs, see `pair_responses`.
+        pairing: how ranked and scored lists become pairs, see `pair_responses`; None: they get none.
         limit: read only the first rows.
 
     Raises:
@@ -56,7 +57,8 @@ def load_preferences(
         RecordError: nothing recognised, or malformed rows.
         ConfigError: an unknown role or pairing.
     """
-    rows = read_rows(source, split=split, limit=limit)
+    rows = unnested(read_rows(source, split=split, limit=limit))
+    rows = rows._replace(rows=rows.rows[:limit])
     recognised = recognise(rows, columns)
     read = _read_all(rows, recognised)
     gate = QualityGate(ledger, pairing)
@@ -88,7 +90,7 @@ def load_row(
     Raises:
         RecordError: there is no such row; otherwise as `load_preferences`.
     """
-    rows = read_rows(source, split=split)
+    rows = unnested(read_rows(source, split=split))
     recognised = recognise(rows, columns)
     ids = _ids(rows, recognised)
     if recognised.shape is Shape.NATIVE:

@@ -1,0 +1,89 @@
+"""Mixing newly made pairs with earlier ones, so that a policy that learns from itself keeps what it was taught."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from prefopt.records import Preference, preference_to_json
+
+_ROUNDING = 1e-9
+"""``100 * (1 - 0.9)`` is 9.999999999999998, and meant is 10."""
+
+
+class Mix(NamedTuple):
+    """Records to train on, no two of one prompt; the generated ones first, either kind in its own order."""
+
+    generated: list[Preference]
+    offline: list[Preference]
+    missing: int
+    """Offline records that the sizes ask for and that are not there: their prompts are among the generated ones."""
+
+    @property
+    def records(self) -> list[Preference]:
+        """All of them."""
+        return [*self.generated, *self.offline]
+
+
+def replay_sizes(generated: int, offline: int, gamma: float) -> tuple[int, int]:
+    """How many generated and offline records the mix has.
+
+    ``n_gen = min(int(N (1 - gamma)), generated)`` and ``n_off = int(gamma n_gen / (1 - gamma))`` with N offline
+    records; all generated ones for gamma 0, all offline ones for gamma 1.
+    """
+    if gamma == 0:
+        return generated, 0
+    if gamma == 1:
+        return 0, offline
+    n_gen = min(int(offline * (1 - gamma) + _ROUNDING), generated)
+    return n_gen, int(gamma * n_gen / (1 - gamma) + _ROUNDING)
+
+
+def replay_mix(
+    generated: Sequence[Preference], offline: Sequence[Preference], *, gamma: float, seed: int
+) -> Mix:
+    """A share gamma of offline records and a share 1 - gamma of generated ones, drawn without replacement.
+
+    Prompts are unique: of several records with one prompt one is taken, and offline records whose prompt is among the
+    drawn generated ones are none of the mix. Equal arguments give equal mixes.
+
+    Args:
+        generated: made from the policy's own responses.
+        offline: from the data that the policy was trained on before.
+        gamma: share of offline records, in [0, 1].
+        seed: of both draws.
+    """
+    new = _one_per_prompt(generated)
+    old = _one_per_prompt(offline)
+    n_gen, n_off = replay_sizes(len(new), len(old), gamma)
+    taken = _draw(list(new.values()), n_gen, f"{seed}/generated")
+    prompts = {prompt_key(record) for record in taken}
+    free = [record for key, record in old.items() if key not in prompts]
+    kept = _draw(free, min(n_off, len(free)), f"{seed}/offline")
+    return Mix(taken, kept, n_off - len(kept))
+
+
+def prompt_key(record: Preference) -> str:
+    """What makes two prompts the same: their messages; a text is the same as a single message of the user."""
+    prompt = record.prompt
+    if not isinstance(prompt, str) and len(prompt) == 1 and prompt[0].role == "user":
+        prompt = prompt[0].content
+    if isinstance(prompt, str):
+        return prompt.strip()
+    bare = Preference("", prompt, ())
+    return json.dumps(preference_to_json(bare)["prompt"], sort_keys=True)
+
+
+def _one_per_prompt(records: Sequence[Preference]) -> dict[str, Preference]:
+    found: dict[str, Preference] = {}
+    for record in records:
+        found.setdefault(prompt_key(record), record)
+    return found
+
+
+def _draw(records: Sequence[Preference], count: int, seed: str) -> list[Preference]:
+    """So many of them, in their order."""
+    places = random.Random(seed).sample(range(len(records)), count)
+    return [records[i] for i in sorted(places)]

@@ -1,0 +1,176 @@
+"""The stages of a curriculum: which of its pairs are trained on together, and in which order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from prefopt.errors import ConfigError, RecordError
+from prefopt.records import Pair, Preference
+from prefopt.text.nested import LEVELS, STAGE
+
+
+@dataclass(frozen=True, slots=True)
+class CurriculumRules:
+    """Which pairs there are, and how they become stages."""
+
+    pairing: str = "best_vs_rest"
+    """Pairs of a list, see `text.pairing`; records that have pairs keep them."""
+    stages: Literal["ranks", "quantiles", "pooled", "given"] = "ranks"
+    """ranks: stage k is the k-th easiest pair of every record; quantiles: all pairs together, in equal parts; pooled:
+    one stage; given: what the data say (`stage`)."""
+    quantiles: int = 3
+    """Number of parts: N // n pairs each, the remainder in the last one."""
+    align: Literal["hard", "easy"] = "hard"
+    """Where records with fewer pairs than others have theirs: in the last stages, or in the first."""
+    order: Literal["easy_to_hard", "hard_to_easy", "random"] = "easy_to_hard"
+    """random: pairs are dealt out to the same stages by chance, within their record for `ranks`."""
+    only: Literal["easiest", "hardest"] | int | None = None
+    """Train on this one stage; for `ranks` that pair of every record, counted from the easiest, from 1."""
+    drop_hardest: float = 0.0
+    """Share of all pairs, the hardest, that is left out, rounded down."""
+    on_ties: Literal["drop", "keep"] = "drop"
+    """Pairs of equal scores; kept ones are the hardest of all."""
+    on_missing: Literal["error", "drop"] = "error"
+    """Responses without a score or rank, and pairs whose ease is NaN."""
+    seed: int = 42
+
+
+class StagedPair(NamedTuple):
+    """One pair and where it belongs."""
+
+    record: int
+    """Index of its record."""
+    pair: Pair
+    ease: float
+    tied: bool
+    """Both responses have the same score: harder than any other pair, whatever the ease."""
+
+
+def staying(pairs: int, rules: CurriculumRules) -> int:
+    """How many of the pairs `drop_hardest` leaves."""
+    return pairs - int(rules.drop_hardest * pairs)
+
+
+def _hardness(each: StagedPair) -> tuple[bool, float]:
+    """Sort key, the easiest first."""
+    return each.tied, -each.ease
+
+
+def in_stages(
+    found: list[StagedPair], records: Sequence[Preference], rules: CurriculumRules
+) -> list[list[StagedPair]]:
+    """Stages in the order of training, none of them empty."""
+    if rules.stages == "given":
+        numbered = _numbered(found, records, rules)
+    else:
+        ordered = sorted(found, key=_hardness)
+        kept = ordered[: staying(len(ordered), rules)]
+        layout = {"ranks": _by_rank, "quantiles": _by_quantile, "pooled": _pooled}[rules.stages]
+        numbered = layout(found, kept, rules)
+    stages: list[list[StagedPair]] = [[] for _ in range(1 + max(n for n, _ in numbered))]
+    for number, each in numbered:
+        stages[number].append(each)
+    stages = [stage for stage in stages if stage]
+    if rules.only is not None and rules.stages != "ranks":
+        place = _place_of_only(rules.only, len(stages))
+        stages = stages[place : place + 1]
+    return stages[::-1] if rules.order == "hard_to_easy" else stages
+
+
+_Numbered = list[tuple[int, StagedPair]]
+"""Pairs with the number of their stage, the easiest stage being 0."""
+
+
+def _pooled(found: list[StagedPair], kept: list[StagedPair], rules: CurriculumRules) -> _Numbered:
+    del found, rules
+    return [(0, each) for each in kept]
+
+
+def _by_rank(found: list[StagedPair], kept: list[StagedPair], rules: CurriculumRules) -> _Numbered:
+    """Places are given before the hardest pairs go, so that what is left of a record stays in its stage."""
+    groups: dict[int, list[StagedPair]] = {}
+    for each in sorted(found, key=_hardness):
+        groups.setdefault(each.record, []).append(each)
+    most = max(map(len, groups.values()))
+    numbered: _Numbered = []
+    for record, group in groups.items():
+        if rules.only is not None:
+            wanted = {"easiest": 0, "hardest": len(group) - 1}.get(str(rules.only))
+            place = int(rules.only) - 1 if wanted is None else wanted
+            numbered += [(0, each) for each in group[place : place + 1]]
+            continue
+        first = most - len(group) if rules.align == "hard" else 0
+        places = range(len(group))
+        if rules.order == "random":
+            places = _generator(rules, 1 + record).permutation(len(group))
+        numbered += [(first + int(p), each) for p, each in zip(places, group, strict=True)]
+    staying = set(kept)
+    numbered = [(number, each) for number, each in numbered if each in staying]
+    if not numbered and rules.only is not None:
+        _place_of_only(rules.only, most)
+        raise ConfigError(
+            f"drop_hardest {rules.drop_hardest} leaves no pair of only: {rules.only}; lower it"
+        )
+    return numbered
+
+
+def _by_quantile(
+    found: list[StagedPair], kept: list[StagedPair], rules: CurriculumRules
+) -> _Numbered:
+    del found
+    size = len(kept) // rules.quantiles
+    if not size:
+        raise ConfigError(
+            f"quantiles is {rules.quantiles} and there are {len(kept)} pairs: lower it, or bring more data"
+        )
+    order = range(len(kept))
+    if rules.order == "random":
+        order = _generator(rules, 0).permutation(len(kept))
+    return [
+        (min(place // size, rules.quantiles - 1), kept[int(i)]) for place, i in enumerate(order)
+    ]
+
+
+def _numbered(
+    found: list[StagedPair], records: Sequence[Preference], rules: CurriculumRules
+) -> _Numbered:
+    """By the stages that the data give; for order random these numbers are dealt out anew."""
+    given = [stage_of(records[each.record]) for each in found]
+    known = sorted(set(given))
+    places = [known.index(stage) for stage in given]
+    if rules.order == "random":
+        places = [int(p) for p in _generator(rules, 0).permutation(places)]
+    return list(zip(places, found, strict=True))
+
+
+def stage_of(record: Preference) -> int:
+    """The stage that `meta` says the record belongs to: easy, medium and hard are 1, 2 and 3.
+
+    Raises:
+        RecordError: it says none, or something else.
+    """
+    stage = record.meta.get(STAGE)
+    if isinstance(stage, int) and not isinstance(stage, bool) and stage >= 1:
+        return stage
+    if isinstance(stage, str) and (stage.lower() in LEVELS or stage.isdecimal()):
+        return LEVELS.index(stage.lower()) + 1 if stage.lower() in LEVELS else int(stage)
+    raise RecordError(
+        f"{record.origin or record.id}: stage is {'missing' if stage is None else repr(stage)}; stages: given needs a "
+        f"column `stage` with {', '.join(LEVELS)} or a number from 1"
+    )
+
+
+def _place_of_only(only: str | int, count: int) -> int:
+    place = {"easiest": 0, "hardest": count - 1}.get(str(only))
+    place = int(only) - 1 if place is None else place
+    if not 0 <= place < max(count, 1):
+        raise ConfigError(f"only is {only} and there are {count} stages: name one of them")
+    return place
+
+
+def _generator(rules: CurriculumRules, number: int) -> np.random.Generator:
+    return np.random.default_rng([rules.seed, number])

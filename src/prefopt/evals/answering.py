@@ -1,0 +1,206 @@
+"""Answers of a model to a file of questions, turn by turn: what `prefopt generate` does.
+
+Beside the file that is written stand a journal of what the model wrote (an interrupted command goes on where it
+stopped) and the settings it was written with.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from prefopt.errors import ConfigError, RecordError
+from prefopt.evals.earlier import require_replaceable
+from prefopt.evals.writer import Opened
+from prefopt.generate.base import Completion, Request, Sampling
+from prefopt.generate.journal import Journal, complete
+from prefopt.judge.outputs import OUTPUT_COLUMNS
+from prefopt.progress import counted
+from prefopt.records import Message
+from prefopt.text.files import Row
+from prefopt.text.questions import Question, read_questions
+from prefopt.text.whole import write_whole
+from prefopt.values import JsonValue
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerSettings:
+    """How questions are put and answered."""
+
+    model: str
+    """What the rows call it (`generator`)."""
+    server: str | None = None
+    sampling: Sampling = field(
+        default_factory=lambda: Sampling(max_new_tokens=1024, purpose="answers")
+    )
+    system: str = ""
+    """System text before each question that has none."""
+    talk: bool | None = None
+    """Whether questions are put as conversations; None: where the model has a chat template."""
+    limit: int | None = None
+
+
+class Answers(NamedTuple):
+    """What was written."""
+
+    path: Path
+    rows: int
+    new: int
+    """Texts that were not in the journal before."""
+    cut: int
+    """Texts that were cut at the limit of tokens."""
+    failed: list[tuple[str, str]]
+    """Ids of rows that the model or server refused, and why; their output is null."""
+    tokens: int
+
+
+@dataclass(slots=True)
+class _Talk:
+    """A question on its way."""
+
+    question: Question
+    given: list[Completion] = field(default_factory=list)
+
+    @property
+    def failed(self) -> Completion | None:
+        return next((c for c in self.given if c.finish_reason == "error"), None)
+
+
+def write_answers(
+    source: Path, target: Path, opened: Opened, settings: AnswerSettings, *, overwrite: bool
+) -> Answers:
+    """The answers to all questions of a file, written into another; each turn is answered before the next is said.
+
+    A row of the target has all columns of its question, `id`, `prompt`, and `output`: a text, a list of texts where
+    there are several turns, or null where the model or server refused.
+
+    Raises:
+        ConfigError: the target exists with other settings, or is the source or a folder.
+        RecordError: a row has no question, or several turns that a model without chat template cannot be told.
+        StorageError: a file cannot be read or written.
+        JudgeError: the server cannot be used; what it answered is kept.
+    """
+    if target.is_dir() or (target.exists() and source.exists() and target.samefile(source)):
+        what = "a folder" if target.is_dir() else "the file of questions"
+        raise ConfigError(f"--output {target} is {what}; give the name of a new file")
+    questions = read_questions(source, limit=settings.limit)
+    talk = opened.talks if settings.talk is None else settings.talk
+    facts = _facts(source, settings, opened, talk=talk)
+    told = target.with_name(f"{target.stem}.settings.json")
+    if target.exists() and not told.exists() and not overwrite:
+        raise ConfigError(
+            f"{target} exists, and nothing says how it was made; give another name, or replace it with --overwrite"
+        )
+    require_replaceable(target.parent, facts, overwrite=overwrite, file=told.name)
+    talks = [_Talk(question) for question in questions]
+    with Journal(target.with_name(f"{target.stem}.sqlite")) as journal:
+        before = journal.count()
+        _answer(talks, opened, settings, journal, talk=talk)
+        new = journal.count() - before
+    rows = [json.dumps(_row(t, settings), ensure_ascii=False) for t in talks]
+    write_whole(target, (f"{row}\n" for row in rows))
+    write_whole(told, [json.dumps({"name": target.name, "settings": facts}, indent=1), "\n"])
+    given = [c for t in talks for c in t.given]
+    return Answers(
+        target,
+        len(rows),
+        new,
+        sum(c.finish_reason == "length" for c in given),
+        [(t.question.id, t.failed.text) for t in talks if t.failed is not None],
+        sum(c.tokens for c in given),
+    )
+
+
+def _answer(
+    talks: Sequence[_Talk],
+    opened: Opened,
+    settings: AnswerSettings,
+    journal: Journal,
+    *,
+    talk: bool,
+) -> None:
+    """Fill `given` of each talk."""
+    longest = max(len(t.question.turns) for t in talks)
+    for turn in range(longest):
+        going = [t for t in talks if turn < len(t.question.turns) and t.failed is None]
+        requests = [
+            Request(t.question.id, turn, _conversation(t, turn, settings.system))
+            if talk
+            else Request(t.question.id, turn, _text(t.question, settings.system))
+            for t in going
+        ]
+        title = "answers" if longest == 1 else f"answers, turn {turn + 1}"
+        with counted(title) as tick:
+            done = complete(opened.generator, requests, settings.sampling, journal, progress=tick)
+        for each, completion in zip(going, done, strict=True):
+            each.given.append(completion)
+
+
+def _conversation(talk: _Talk, turn: int, system: str) -> tuple[Message, ...]:
+    question = talk.question
+    messages = list(question.opening)
+    if system and not any(m.role == "system" for m in messages):
+        messages.insert(0, Message("system", system))
+    for said, given in zip(question.turns, talk.given, strict=False):
+        messages += [Message("user", said), Message("assistant", given.text)]
+    return (*messages, Message("user", question.turns[turn]))
+
+
+def _text(question: Question, system: str) -> str:
+    first, *more = question.turns
+    if more or question.opening or system:
+        raise RecordError(
+            f"{question.origin}: a conversation (several turns, messages or a system text) needs a model with a chat "
+            "template; this one continues plain text"
+        )
+    return first
+
+
+def _row(talk: _Talk, settings: AnswerSettings) -> Row:
+    question, given = talk.question, talk.given
+    texts: list[JsonValue] = [c.text for c in given]
+    reasons: list[JsonValue] = [c.finish_reason for c in given]
+    several = len(question.turns) > 1
+    opening: list[JsonValue] = [{"role": m.role, "content": m.content} for m in question.opening]
+    asked: list[JsonValue] = list(question.turns)
+    prompt: JsonValue = asked if several else asked[0]
+    if opening:
+        prompt = [*opening, {"role": "user", "content": question.turns[0]}]
+    output: JsonValue = texts if several else texts[0]
+    kept = {k: v for k, v in question.values.items() if k not in OUTPUT_COLUMNS}
+    row: dict[str, JsonValue] = {
+        **kept,
+        "id": question.id,
+        "prompt": prompt,
+        "output": None if talk.failed is not None else output,
+        "generator": settings.model,
+        "finish_reason": reasons if several else reasons[0],
+        "tokens": sum(c.tokens for c in given),
+    }
+    return row if talk.failed is None else {**row, "remark": talk.failed.text}
+
+
+def _facts(
+    source: Path, settings: AnswerSettings, opened: Opened, *, talk: bool
+) -> dict[str, JsonValue]:
+    """Everything that decides the answers."""
+    sampling = settings.sampling
+    return {
+        "target": settings.model,
+        "server": settings.server,
+        "generator": opened.generator.identity,
+        "problems": str(source),
+        "problems_sha256": hashlib.sha256(source.read_bytes()).hexdigest(),
+        "limit": settings.limit,
+        "chat": talk,
+        "system": settings.system or None,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "max_new_tokens": sampling.max_new_tokens,
+        "stop": list(sampling.stop),
+        "seed": sampling.seed,
+    }

@@ -1,0 +1,91 @@
+"""Who writes texts for `prefopt judge` and `prefopt generate`: a model in this process, or one behind a server."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from prefopt.errors import ConfigError
+from prefopt.evals.target import Server, find_device, find_target
+from prefopt.generate.base import Generator
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+
+@dataclass(frozen=True, slots=True)
+class WriterSettings:
+    """A model, and how it is reached."""
+
+    model: str
+    """Run folder, model or adapter folder, hub id; with a server the name there."""
+    server: str | None = None
+    """Address, usually ending in /v1; None: the model is loaded in this process."""
+    endpoint: Literal["chat", "completions"] = "chat"
+    tokenizer: str | None = None
+    """Folder whose chat template writes the text for `completions`."""
+    concurrency: int = 16
+    timeout: float = 120.0
+    patience: float = Server("", "").patience
+    """As for `prefopt.generate.openai.OpenAIGenerator`, all three."""
+    device: str = "auto"
+    dtype: str = "auto"
+    batch_size: int = 16
+
+
+class Opened(NamedTuple):
+    """Someone who writes."""
+
+    generator: Generator
+    talks: bool
+    """Whether conversations can be put: a server, or a tokenizer with a chat template."""
+
+
+def open_writer(settings: WriterSettings) -> Opened:
+    """The generator; what does not fit into a local model's context is refused, as servers do it.
+
+    Raises:
+        ModelError: the model or tokenizer cannot be loaded.
+        ConfigError: a setting is out of range, or the address is none.
+        MissingExtraError: the client of servers is not installed.
+    """
+    return _open_local(settings) if settings.server is None else _open_remote(settings)
+
+
+def _open_remote(settings: WriterSettings) -> Opened:
+    from prefopt.generate.openai import OpenAIGenerator
+
+    tokenizer: PreTrainedTokenizerFast | None = None
+    if settings.tokenizer is not None:
+        if settings.endpoint == "chat":
+            raise ConfigError(
+                "--tokenizer writes the text for --endpoint completions; the chat endpoint uses the server's own"
+            )
+        from prefopt.models.load import load_tokenizer
+
+        tokenizer = load_tokenizer(settings.tokenizer)
+    generator = OpenAIGenerator(
+        settings.model,
+        base_url=str(settings.server),
+        endpoint=settings.endpoint,
+        tokenizer=tokenizer,
+        concurrency=settings.concurrency,
+        timeout=settings.timeout,
+        patience=settings.patience,
+    )
+    templated = tokenizer is not None and bool(tokenizer.chat_template)
+    return Opened(generator, settings.endpoint == "chat" or templated)
+
+
+def _open_local(settings: WriterSettings) -> Opened:
+    from prefopt.generate.local import LocalGenerator
+    from prefopt.models.load import ModelSettings, load_model
+
+    target = find_target(settings.model)
+    loaded = load_model(
+        target.model, ModelSettings(dtype=settings.dtype, device=find_device(settings.device))
+    )
+    generator = LocalGenerator(
+        loaded.model, loaded.tokenizer, batch_size=settings.batch_size, overlong="refuse"
+    )
+    return Opened(generator, bool(loaded.tokenizer.chat_template))

@@ -1,0 +1,138 @@
+"""Rows that hold several records inside: published curricula and message trees, as rows of ordinary columns.
+
+What is read here is the layout alone; `columns.py` and `rows.py` read the rows that come out like those of any file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import chain
+
+from prefopt.errors import RecordError
+from prefopt.text.files import Row, RowSource, SourceRow
+from prefopt.values import JsonValue, read_list, read_object, read_text, refuse
+
+LEVELS = ("easy", "medium", "hard")
+"""Columns of the published curriculum data (ServiceNow-AI/Curriculum_DPO_preferences), in the order of training."""
+
+STAGE = "stage"
+"""Column, and key of `Preference.meta`, that says which stage of a curriculum a record belongs to."""
+
+_ROLES = {"prompter": "user", "assistant": "assistant"}
+"""Roles of OpenAssistant -> ours."""
+
+
+def unnested(source: RowSource) -> RowSource:
+    """The source with a row per record; the source itself where its rows hold one record each already.
+
+    A curriculum row `{easy|medium|hard: {conversation: [...]}}`, whose last turn has `chosen_content` and
+    `rejected_content`, becomes a row of prompt, chosen, rejected and stage per level. A message tree of OpenAssistant,
+    `{prompt: {text, role, replies: [...]}}`, becomes a row per message of the prompter's that has two or more ranked
+    answers: the conversation up to it, and these answers with their ranks. Deleted messages and what follows them, and
+    answers without a rank, are left out.
+
+    Raises:
+        RecordError: a part is missing or of the wrong type, or no message of any tree has two ranked answers.
+    """
+    first = source.rows[0].values
+    if _is_curriculum(first):
+        return source._replace(rows=list(chain.from_iterable(map(_levels, source.rows))))
+    if not _is_tree(first):
+        return source
+    rows = list(chain.from_iterable(map(_ranked, source.rows)))
+    if not rows:
+        raise RecordError(
+            f"{source.rows[0].origin}: message trees, but no message has two answers with a `rank`; use trees that "
+            "people have ranked"
+        )
+    return source._replace(rows=rows)
+
+
+def _is_curriculum(row: Row) -> bool:
+    levels = [row[name] for name in LEVELS if row.get(name) is not None]
+    return bool(levels) and all(isinstance(x, dict) and "conversation" in x for x in levels)
+
+
+def _is_tree(row: Row) -> bool:
+    root = row.get("prompt")
+    return isinstance(root, dict) and isinstance(root.get("replies"), list) and "text" in root
+
+
+def _levels(row: SourceRow) -> Iterator[SourceRow]:
+    others = {name: value for name, value in row.values.items() if name not in LEVELS}
+    for level in LEVELS:
+        value = row.values.get(level)
+        if value is not None:
+            yield SourceRow(
+                row.origin, {**_level(value, level, row.origin), STAGE: level, **others}
+            )
+
+
+def _level(value: JsonValue, level: str, origin: str) -> dict[str, JsonValue]:
+    """Prompt, chosen and rejected of one level: both responses lie inside the last turn."""
+    where = f"{level}.conversation"
+    listed = read_list(read_object(value, level, origin).get("conversation"), where, origin)
+    turns = [read_object(turn, f"{where}[{i}]", origin) for i, turn in enumerate(listed)]
+    if len(turns) < 2 or not {"chosen_content", "rejected_content"} <= turns[-1].keys():
+        refuse(
+            value, where, origin, "end it with a turn that has chosen_content and rejected_content"
+        )
+    prompt: list[JsonValue] = [
+        {
+            "role": read_text(turn.get("role"), f"{where}[{i}].role", origin),
+            "content": read_text(
+                turn.get("content", turn.get("chosen_content")), f"{where}[{i}].content", origin
+            ),
+        }
+        for i, turn in enumerate(turns[:-1])
+    ]
+    return {
+        "prompt": prompt,
+        "chosen": turns[-1]["chosen_content"],
+        "rejected": turns[-1]["rejected_content"],
+    }
+
+
+def _ranked(row: SourceRow) -> Iterator[SourceRow]:
+    others = {
+        key: row.values[key] for key in ("message_tree_id",) if row.values.get(key) is not None
+    }
+    for conversation, message in _questions(row.values["prompt"], [], "prompt", row.origin):
+        answers: list[JsonValue] = [
+            {"response": reply["text"], "rank": reply["rank"]}
+            for reply in _replies(message, "replies", row.origin)
+            if reply.get("role") == "assistant" and reply.get("rank") is not None
+        ]
+        if len(answers) >= 2:
+            about = {k: message[k] for k in ("message_id", "lang") if message.get(k) is not None}
+            # Not `id`: a tree may lie in a file twice, and the reader numbers records then.
+            values = {"prompt": conversation, "completions": answers, **about, **others}
+            yield SourceRow(row.origin, values)
+
+
+def _questions(
+    value: JsonValue, before: list[JsonValue], name: str, origin: str
+) -> Iterator[tuple[list[JsonValue], Mapping[str, JsonValue]]]:
+    """Every message of the prompter's below `value`, with the conversation that ends in it."""
+    message = read_object(value, name, origin)
+    if message.get("deleted"):
+        return
+    role = read_text(message.get("role", "prompter"), f"{name}.role", origin)
+    if role not in _ROLES:
+        refuse(role, f"{name}.role", origin, f"use {' or '.join(_ROLES)}")
+    text = read_text(message.get("text"), f"{name}.text", origin)
+    conversation: list[JsonValue] = [*before, {"role": _ROLES[role], "content": text}]
+    if _ROLES[role] == "user":
+        yield conversation, message
+    for i, reply in enumerate(_replies(message, name, origin)):
+        yield from _questions(reply, conversation, f"{name}.replies[{i}]", origin)
+
+
+def _replies(
+    message: Mapping[str, JsonValue], name: str, origin: str
+) -> list[dict[str, JsonValue]]:
+    replies = message.get("replies")
+    if not replies:
+        return []
+    found = [read_object(r, f"{name}.replies", origin) for r in read_list(replies, name, origin)]
+    return [reply for reply in found if not reply.get("deleted")]
