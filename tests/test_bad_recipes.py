@@ -126,6 +126,13 @@ CASES: dict[str, Case] = {
     "template absent": Case(
         {"chat_template": "chat.jinja"}, ("chat_template chat.jinja cannot be read",)
     ),
+    "template as text": Case(
+        {"chat_template": "{% for message in messages %}\n{{ message.content }}{% endfor %}" * 9},
+        (
+            "chat_template '{% for message in messages %} ",
+            "is the text of a template: write it to a file",
+        ),
+    ),
     "checkpoint absent": Case(
         {"resume_from_checkpoint": "run/checkpoints/checkpoint-3"},
         ("checkpoint-3: there is no such checkpoint; run/checkpoints has none",),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,20 @@ def test_scdpo_makes_the_pairs_of_a_published_builder():
                  "build.judge.attempts=1", "build.style=qwen2-boxed-step"]  # fmt: skip
     assert [one for one in published if f"`{one}`" not in readme] == []
     assert parsed("step_dpo", *published).build.judge.attempts == 1
+
+
+@pytest.mark.parametrize("method", ["step_dpo", "scdpo", "dice"])
+def test_the_commands_of_a_build_and_its_training_read_the_same_problems(method: str):
+    """`prefopt train` refuses pairs that were built from other problems than its recipe names."""
+    readme = (FOLDER / method / "README.md").read_text()
+    named = "build.yaml" if method != "dice" else "dice.yaml"
+    commands = [line.split() for line in readme.splitlines() if f"recipes/{method}/{named}" in line]
+    sections = {
+        json.dumps(load_recipe(FOLDER / method / named, [w for w in words if "=" in w])["build"])
+        for words in commands
+        if "build" in words or "train" in words
+    }
+    assert len(sections) == 1
 
 
 def parsed(method: str, *overrides: str):

@@ -67,7 +67,7 @@ def main() -> None:
         for arm in arguments.arms:
             if arm != "SFT":
                 for rate in arguments.rates if len(arguments.rates) > 1 else ():
-                    study.run_missing(arm, junk, TUNING_SEED, rate)
+                    study.run_missing(arm, study.tuned_on(junk), TUNING_SEED, rate)
             for seed in range(arguments.seeds):
                 study.run_missing(arm, junk, seed, study.best_rate(arm, junk))
     text = tables(study, arguments)
@@ -84,6 +84,11 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--seeds", type=int, default=5)
     found.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     found.add_argument("--junk", type=int, nargs="+", default=[0, 4, 8], help="turns appended")
+    found.add_argument(
+        "--tune-junk",
+        type=int,
+        help="kind of loser that rates are tuned on (default: each on its own)",
+    )
     found.add_argument("--rates", type=float, nargs="+", default=[3e-5, 1e-4, 3e-4])
     found.add_argument("--beta", type=float, default=0.3)
     found.add_argument("--pairs", type=int, default=120)
@@ -115,6 +120,10 @@ class Study:
         settings = {name: getattr(a, name) for name in names}
         return {"arm": arm, "junk": junk, "seed": seed, "learning_rate": rate, **settings}
 
+    def tuned_on(self, junk: int) -> int:
+        """The kind of loser that the rate for this kind is tuned on."""
+        return junk if self.arguments.tune_junk is None else self.arguments.tune_junk
+
     def best_rate(self, arm: str, junk: int) -> float:
         """The learning rate with the best reward on the validation tasks; the smaller one of equals."""
         rates = self.arguments.rates
@@ -122,7 +131,7 @@ class Study:
             return rates[0]
 
         def reward(rate: float) -> float:
-            return self.rows.of([self.key(arm, junk, TUNING_SEED, rate)])[0]["seen"]
+            return self.rows.of([self.key(arm, self.tuned_on(junk), TUNING_SEED, rate)])[0]["seen"]
 
         return max(sorted(rates), key=reward)
 

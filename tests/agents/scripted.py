@@ -10,6 +10,8 @@ from prefopt.generate.base import Completion, Request, Sampling
 
 CUT = "<cut>"
 """A piece that ends with it was cut at its token limit."""
+FULL = "<full>"
+"""A piece that ends with it was cut before that, where the context of the model ends."""
 REFUSED = "<refused>"
 """A piece that begins with it stands for a server that refuses the request for good."""
 
@@ -41,7 +43,9 @@ class Scripted:
         if piece.startswith(REFUSED):
             return Completion(*name, piece.removeprefix(REFUSED), "error", 0)
         if piece.endswith(CUT):
-            return Completion(*name, piece.removesuffix(CUT), "length", 9)
+            return Completion(*name, piece.removesuffix(CUT), "length", sampling.max_new_tokens)
+        if piece.endswith(FULL):
+            return Completion(*name, piece.removesuffix(FULL), "length", 9)
         for stop in sampling.stop:
             if piece.endswith(stop):
                 return Completion(*name, piece.removesuffix(stop), "stop", 9, stop)

@@ -268,11 +268,22 @@ def test_a_suite_of_the_main_script_is_named(tmp_path: Path):
         ({"workers": 0}, "agents: workers is 0; use 1 or more"),
         ({"step_seconds": 0.0}, "agents: step_seconds is 0; use more than 0"),
         ({"step_seconds": float("nan")}, "agents: step_seconds is nan; use more than 0"),
+        ({"step_seconds": float("inf")}, "agents: step_seconds is inf; use at most 604800, a week"),
+        ({"step_seconds": 1e8}, "agents: step_seconds is 1e+08; use at most 604800, a week"),
     ],
 )
 def test_a_farm_needs_workers_and_time(settings, message: str):
     with pytest.raises(ConfigError, match="^" + re.escape(message)):
         Farm(Counting(), **settings)
+
+
+@pytest.mark.parametrize("start", [1e8, float("inf")])
+def test_an_environment_may_have_any_time_for_its_start(start: float):
+    suite = Counting(start=start)
+    (task,) = suite.tasks("train", 1)
+    with Farm(suite, workers=1, step_seconds=604_800) as farm:
+        (played,) = play(farm, of(task, "up", last=True))
+    assert len(played.outcomes) == 2
 
 
 def test_an_expert_is_asked():

@@ -19,9 +19,10 @@ from prefopt.generate.schedule import PRESETS, Rising, constant
 from prefopt.sandbox.base import CellResult, Limits
 from prefopt.sandbox.sandbox import Sandbox
 from prefopt.text.blocks import Block, conversation, serialise
-from tests.agents.scripted import CUT, REFUSED, Scripted
+from tests.agents.scripted import CUT, FULL, REFUSED, Scripted
 
 TOO_LONG = "a block was cut at the token limit"
+NO_ROOM = "a block was cut at the end of the model's context"
 END, STOP = "<|endofblock|>", "<|endofmessage|>"
 
 
@@ -143,6 +144,7 @@ def test_a_traceback_is_output(sandbox: Sandbox) -> None:
         ([STOP], "error", "nothing was written", []),
         ([text("a"), "<|text|>b" + CUT], "length", TOO_LONG, [("text", "a"), ("text", "b")]),
         (["<|code|>print(1" + CUT], "length", TOO_LONG, [("code", "print(1")]),
+        ([text("a"), "<|text|>b" + FULL], "length", NO_ROOM, [("text", "a"), ("text", "b")]),
         ([f"<|execution|>9{END}"], "error", "the model wrote interpreter output itself", [("text", "<|execution|>9")]),
         ([text("<|execution|>9")], "error", "<|execution|> inside a text", [("text", "<|text|><|execution|>9")]),
         ([text("a<|code|>1")], "error", "<|code|> inside a text block", [("text", "<|text|>a<|code|>1")]),

@@ -145,7 +145,7 @@ def test_the_length_of_the_worked_example_can_be_given(tmp_path: Path) -> None:
         ({"terminate_reason": "max_steps"}, "turns", 0.25, False),
         (
             {"terminate_reason": "exceeding maximum input length", "reward": None},
-            "length",
+            "context",
             None,
             False,
         ),
@@ -159,7 +159,7 @@ def test_how_a_rollout_ended_is_told_apart_from_success(
     talk = said(*example(16), TASK, turn("look"), "A room.", "I give up.")
     (read,) = read_trajectories(written(tmp_path / "14_3.json", rollout(talk, **meta)))
     assert (read.status, read.reward, read.success) == (status, reward, success)
-    assert bool(read.reason) == (status in {"length", "error"})
+    assert bool(read.reason) == (status in {"context", "error"})
     assert read.format_errors == 1
 
 
@@ -167,7 +167,7 @@ def test_a_rollout_that_failed_at_once_has_no_turns(tmp_path: Path) -> None:
     meta = {"terminate_reason": "exceeding maximum input length", "reward": None, "success": False}
     path = written(tmp_path / "14_3.json", rollout(said(*example(16), TASK), **meta))
     (read,) = read_trajectories(path)
-    assert (read.turns, read.reward, read.status) == ((), None, "length")
+    assert (read.turns, read.reward, read.status) == ((), None, "context")
 
 
 def test_only_a_real_heading_is_cut_from_the_task(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from prefopt.agents.environment import Task
 from prefopt.agents.farm import Farm
 from prefopt.agents.formats import ACTION, REACT, TOOL_CALL
-from prefopt.agents.rollouts import Rollouts, demonstrate, roll_out
+from prefopt.agents.rollouts import Rollouts, begin, demonstrate, roll_out
 from prefopt.agents.trajectory import Trajectory, trajectory_from_json, trajectory_to_json
 from prefopt.errors import AgentError, ConfigError, RecordError
 from prefopt.generate.base import Request
@@ -148,7 +148,7 @@ def test_a_full_context_ends_the_episode_with_what_it_has_reached(tmp_path: Path
         (none,) = roll_out(
             suite.tasks("train", 1), local(tmp_path, 16, overlong=overlong), farm, settings
         )
-    assert (none.status, none.reason) == ("length", "the model's context is full")
+    assert (none.status, none.reason) == ("context", "the model's context is full")
     assert (none.reward, none.turns) == (0.0, ())
 
 
@@ -388,6 +388,33 @@ def test_another_model_shares_what_the_environment_said(tmp_path: Path):
             found = roll_out(ONE.tasks("train", 1), agent, farm, Rollouts(), journal=journal)
             assert farm.counts == {}
     assert found == first and agent.said == 2
+
+
+def test_splits_that_number_their_tasks_alike_share_nothing(tmp_path: Path):
+    """What an environment of one's own does may depend on the split, which `meta` need not repeat."""
+    seen, unseen = Task("1", "seen", max_turns=8), Task("1", "unseen", max_turns=8)
+    with Journal(tmp_path / "journal") as journal, Farm(ONE, workers=1) as farm:
+        for task in (seen, unseen):
+            (found,) = roll_out([task], Agent(acting()), farm, Rollouts(), journal=journal)
+            assert found.task == task
+            demonstrate([task], farm, Rollouts(), journal=journal)
+        assert farm.counts["resets"] == 2, "each split is really played, and once"
+    with Journal(tmp_path / "journal") as journal, Farm(ONE, workers=1) as farm:
+        roll_out([unseen], Silent(), farm, Rollouts(), journal=journal)
+        assert farm.counts == {}
+
+
+def test_how_tasks_start_is_asked_once(tmp_path: Path):
+    suite = Counting(goal=2, places=2)
+    tasks = [*suite.tasks("train", 3), Task("broken", "train", meta={"start": "crash"})]
+    with Journal(tmp_path / "journal") as journal, Farm(suite, workers=1) as farm:
+        found = begin(tasks, farm, journal=journal)
+        assert [None if o is None else o.observation for o in found] == [
+            "You are at 0 in train-0.", "You are at 0 in train-1.", "You are at 0 in train-2.", None,
+        ]  # fmt: skip
+        assert (farm.counts["resets"], farm.counts["crashes"]) == (3, 2)
+        assert begin(tasks[:3], farm, journal=journal) == found[:3]
+        assert farm.counts["resets"] == 3
 
 
 KILLED = """

@@ -15,12 +15,19 @@ from typing import Any
 import pytest
 
 import prefopt.build.folder
+from prefopt.agents.environment import Task
 from prefopt.agents.farm import Farm
 from prefopt.agents.formats import ACTION
 from prefopt.agents.rollouts import Rollouts, demonstrate
 from prefopt.agents.suites import find_suite
-from prefopt.agents.trajectory import trajectory_from_json, trajectory_to_json
+from prefopt.agents.trajectory import (
+    Status,
+    Trajectory,
+    trajectory_from_json,
+    trajectory_to_json,
+)
 from prefopt.build.agents import EXPERTS_FILE, TRAJECTORIES_FILE
+from prefopt.build.experts import is_unsolved
 from prefopt.build.folder import COUNTS, HELD_OUT
 from prefopt.build.held_out import belongs_to_share
 from prefopt.build.settings import PAIRS, changes_since
@@ -32,7 +39,7 @@ from prefopt.generate.base import Completion
 from prefopt.generate.journal import Journal, Series
 from prefopt.methods.base import build
 from prefopt.methods.dmpo import METHOD, DmpoConfig
-from prefopt.records import read_preferences
+from prefopt.records import Message, read_preferences
 from tests.tiny import make_model_folder
 
 ROOT = Path(__file__).parents[2]
@@ -94,7 +101,7 @@ def test_experts_need_no_model(tmp_path: Path) -> None:
 
 
 def test_without_the_example_its_task_is_one_like_the_others(tmp_path: Path) -> None:
-    build(recipe(tmp_path, rollouts=False, example=False))
+    build(recipe(tmp_path, rollouts=False, example=False, max_turns=None))
     experts = read_preferences(tmp_path / EXPERTS_FILE)
     assert len(experts) == TASKS + 1
     assert {len(e.prompt) for e in experts} == {3}
@@ -102,7 +109,7 @@ def test_without_the_example_its_task_is_one_like_the_others(tmp_path: Path) -> 
 
 @pytest.mark.slow
 def test_pairs_of_experts_and_roll_outs(tmp_path: Path, model: Path) -> None:
-    config = recipe(tmp_path, model, samples=2, max_turns=5)
+    config = recipe(tmp_path, model, samples=2, max_turns=5, keep_unsolved=True)
     assert build(config) == tmp_path / PAIRS == Path(str(config.built_file))
     experts = {e.id: e for e in read_preferences(tmp_path / EXPERTS_FILE)}
     played = [trajectory_from_json(r, origin="t") for r in rows(tmp_path / TRAJECTORIES_FILE)]
@@ -129,7 +136,7 @@ def test_pairs_of_experts_and_roll_outs(tmp_path: Path, model: Path) -> None:
 
 @pytest.mark.slow
 def test_held_out_tasks_are_in_no_other_file(tmp_path: Path, model: Path) -> None:
-    build(recipe(tmp_path, model, held_out=0.5, max_tasks=None))
+    build(recipe(tmp_path, model, held_out=0.5, max_tasks=None, keep_unsolved=True))
     kept, out = ({p.id for p in read_preferences(tmp_path / f)} for f in (PAIRS, HELD_OUT))
     assert kept and out and not kept & out
     assert {e.id for e in read_preferences(tmp_path / EXPERTS_FILE)} >= kept
@@ -167,7 +174,75 @@ def test_a_build_without_pairs_says_why(tmp_path: Path, model: Path) -> None:
     counts = json.loads((tmp_path / "data" / COUNTS).read_text())["counts"]
     assert counts["roll-outs dropped: same reward as the expert"] == TASKS
     assert not (tmp_path / "data" / PAIRS).exists()
-    assert len(read_preferences(tmp_path / "data" / EXPERTS_FILE)) == TASKS
+    assert counts["experts that do not solve their task"] == 3
+    assert counts["experts that can be trained on"] == TASKS - 3
+    assert len(read_preferences(tmp_path / "data" / EXPERTS_FILE)) == TASKS - 3
+
+
+def test_experts_that_do_not_solve_their_task_are_not_imitated(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With three turns only one of the shortest ways is whole."""
+    build(recipe(tmp_path / "data", rollouts=False))
+    said = capsys.readouterr().err
+    assert "3 of 4 experts do not solve their task (first: 'train-2', reward 0.4 after 3 tu" in said
+    [expert] = read_preferences(tmp_path / "data" / EXPERTS_FILE)
+    assert expert.responses[0].score == 1.0
+    counts = json.loads((tmp_path / "data" / COUNTS).read_text())["counts"]
+    assert counts["experts that do not solve their task"] == 3
+    assert counts["experts that can be trained on"] == 1
+    build(recipe(tmp_path / "all", rollouts=False, keep_unsolved=True))
+    assert len(read_preferences(tmp_path / "all" / EXPERTS_FILE)) == TASKS
+    assert "trained on all the same (keep_unsolved)" in capsys.readouterr().err
+    with pytest.raises(RecordError, match="none of the 4 experts solves its task; raise build.max"):
+        build(recipe(tmp_path / "none", rollouts=False, max_turns=1))
+
+
+def shown(success: bool, status: Status, reward: float | None = 0.5) -> Trajectory:
+    turns = (Message("assistant", "go north"),)
+    return Trajectory(Task("t", "train"), (), turns, reward, success, status)
+
+
+@pytest.mark.parametrize(
+    ("expert", "own", "in_file"),
+    [
+        (shown(success=True, status="done", reward=1.0), False, False),
+        (shown(success=False, status="turns"), True, True),
+        # Published files state a reward, and not whether that solves the task.
+        (shown(success=False, status="done"), True, False),
+        (shown(success=False, status="error", reward=None), False, False),
+    ],
+)
+def test_which_experts_are_known_not_to_solve_their_task(
+    expert: Trajectory, own: bool, in_file: bool
+) -> None:
+    assert (is_unsolved(expert, in_file=False), is_unsolved(expert, in_file=True)) == (own, in_file)
+
+
+@pytest.mark.slow
+def test_pairs_that_prefer_an_expert_that_fails_are_counted(tmp_path: Path, model: Path) -> None:
+    build(recipe(tmp_path, model))
+    counts = json.loads((tmp_path / COUNTS).read_text())["counts"]
+    pairs = {p.id for p in read_preferences(tmp_path / PAIRS)}
+    solved = {p.id for p in read_preferences(tmp_path / EXPERTS_FILE)}
+    assert len(pairs) == counts["pairs"] and len(solved) == 1
+    assert (
+        counts["pairs that prefer an expert that does not solve its task"]
+        == len(pairs - solved)
+        > 0
+    )
+
+
+def test_without_experts_nothing_is_played(tmp_path: Path) -> None:
+    """Gymnasium has none; neither is the model looked for, nor an episode played."""
+    pytest.importorskip("gymnasium")
+    options = {"id": "Corridor-v0", "modules": ["tests.agents.corridor"]}
+    section: dict[str, Any] = {"environment": "gymnasium", "environment_options": options}
+    with pytest.raises(
+        RecordError, match="no expert's trajectory can be trained on, of 5; env.*set build.experts"
+    ):
+        build(recipe(tmp_path / "data", **section, example=False))
+    assert not (tmp_path / "data" / TRAJECTORIES_FILE).exists()
 
 
 @pytest.mark.parametrize(
@@ -278,9 +353,26 @@ def test_experts_of_other_tasks_are_an_error(tmp_path: Path) -> None:
         build(recipe(tmp_path / "d", rollouts=False, experts=str(tmp_path / "other.jsonl")))
 
 
-@pytest.mark.slow
-def test_experts_of_another_environment_make_no_pairs(tmp_path: Path, model: Path) -> None:
-    """Their tasks have the same names and start with other observations."""
+@pytest.mark.parametrize("rollouts", [False, True])
+def test_experts_of_another_environment_are_an_error(tmp_path: Path, rollouts: bool) -> None:
+    """Their tasks have the same names; the file says what they are, or at least how they start."""
     file = published(tmp_path, seed=1)
-    with pytest.raises(RecordError, match="expert and agent start from different observations"):
-        build(recipe(tmp_path / "data", model, experts=str(file)))
+    section: dict[str, Any] = {"experts": str(file), "rollouts": rollouts}
+    with pytest.raises(RecordError, match=r"task 'train-2' is another one there: \w+ is .*, here "):
+        build(recipe(tmp_path / "data", **section))
+    file.write_text("".join(f"{json.dumps(bare(row))}\n" for row in rows(file)))
+    with pytest.raises(RecordError, match="task 'train-2': expert and agent start from different"):
+        build(recipe(tmp_path / "data", **section))
+    assert not (tmp_path / "data" / EXPERTS_FILE).exists()
+
+
+def bare(row: dict[str, Any]) -> dict[str, Any]:
+    """A stored trajectory whose task is known by its id alone."""
+    return {**row, "task": {**row["task"], "meta": {}}}
+
+
+def test_two_experts_of_a_file_for_one_task_are_an_error(tmp_path: Path) -> None:
+    file = published(tmp_path)
+    file.write_text(file.read_text() + file.read_text().splitlines()[0] + "\n")
+    with pytest.raises(RecordError, match="task 'train-2' has 2 expert trajectories; keep one"):
+        build(recipe(tmp_path / "data", rollouts=False, experts=str(file)))

@@ -263,6 +263,16 @@ def test_how_the_model_is_loaded_counts_only_where_it_writes(tmp_path: Path) -> 
     server = {"writer": SERVER}
     first_build(tmp_path / "server", **server)
     assert changes(tmp_path / "server", half, **server) == []
+    text = SERVER | {"endpoint": "completions"}
+    shown = {"writer": text}  # the prompt is what the recipe's tokenizer makes of the conversation
+    first_build(tmp_path / "shown", **shown)
+    assert changes(tmp_path / "shown", half, **shown) == ['model_revision: null -> "v2"']
+    asked = {"writer": SERVER, "judge": {"by": "writer", "writer": text}}
+    first_build(tmp_path / "asked", **asked)
+    assert changes(tmp_path / "asked", half, **asked) == ['model_revision: null -> "v2"']
+    other = {"writer": text | {"tokenizer_name_or_path": "t"}}
+    first_build(tmp_path / "other", **other)
+    assert changes(tmp_path / "other", half, **other) == []
     local = {"writer": SERVER, "judge": {"by": "reward_model", "reward_model": "r"}}
     first_build(tmp_path / "local", **local)
     assert changes(tmp_path / "local", half, **local) == [

@@ -263,6 +263,8 @@ def test_a_message_cut_at_the_token_limit_does_not_end() -> None:
     assert pair([expert], [long]).records[0].responses[1].ends is False
     cut = PairSettings(cut="extra_turns")
     assert pair([expert], [long], cut).records[0].responses[1].ends is True
+    whole = played("t", 0.0, *"xyz", status="context")
+    assert pair([expert], [whole]).records[0].responses[1].ends is True, "the last turn is whole"
 
 
 def test_noise_is_left_out_only_where_that_is_asked_for() -> None:

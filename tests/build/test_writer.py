@@ -76,6 +76,30 @@ def test_the_completions_endpoint_gets_the_text_of_training(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("nowhere.jinja", "chat_template nowhere.jinja cannot be read: no such file"),
+        ("n" * 300, f"chat_template {'n' * 40}... cannot be read: no such file"),
+        (
+            "{% for message in messages %}\n{{ message.content }}{% endfor %}" * 9,
+            "chat_template '{% for message in messages %} {{ message...' is the text of a template: write it to a "
+            "file and name that",
+        ),
+    ],
+)
+def test_a_chat_template_has_to_be_a_file_also_where_the_server_has_its_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], template: str, message: str
+) -> None:
+    with FakeServer(answer) as server:
+        found = build(
+            tmp_path, server.url, endpoint="chat", style="chat-boxed-step", chat_template=template
+        )
+        assert found == 2 and not server.asked
+    assert capsys.readouterr().err.splitlines()[-1] == f"error: {message}"
+
+
+@pytest.mark.slow
 def test_plain_text_is_not_wrapped_a_second_time(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -56,10 +56,12 @@ def test_table_files_and_what_is_not_done_twice(
     rows = [json.loads(line) for line in (out / "trajectories.jsonl").read_text().splitlines()]
     assert [r["task"]["split"] for r in rows] == ["seen"] * 3 + ["unseen"] * 3
     assert facts["splits"]["seen"]["tasks"] == 3
+    assert facts["events"]["resets"] == 7, "six tasks and the one of the example"
     # The same command generates and plays nothing again.
     before = count(out)
     assert evaluate(folder, "--limit", "3", "--output", str(out)) == 0
     assert count(out) == before
+    assert json.loads((out / "agent-evaluation.json").read_text()) == facts
     # Other settings do not take its place unless that is said.
     capsys.readouterr()
     assert evaluate(folder, "--limit", "2", "--output", str(out)) == 2
@@ -75,7 +77,8 @@ def test_a_run_is_compared_with_its_start_and_told_what_it_was_trained_with(
     run, base = tmp_path / "run", tmp_path / "base"
     make_model_folder(run / "model", "llama", seed=1, max_position_embeddings=4096)
     (run / "run.yaml").write_text(
-        "method: dmpo\nbuild: {environment: rooms, format: react, example: true}\n"
+        "method: dmpo\nbuild: {environment: rooms, format: react, example: true, environment_options: "
+        "{height: 2, width: 2, train_tasks: 9}}\n"
     )
     (run / "finished.json").write_text("{}")
     assert evaluate(folder, "--split", "seen", "--output", str(base)) == 0
@@ -84,11 +87,19 @@ def test_a_run_is_compared_with_its_start_and_told_what_it_was_trained_with(
     shown = capsys.readouterr().out
     assert f"seen against {base}: " in shown and "(McNemar)" in shown
     assert "trained with format 'react', evaluated with 'action'" in shown
+    assert "environment_options" not in shown, (
+        "an agent sees the same, however many tasks there are"
+    )
     assert (run / "agent-evaluation.json").is_file() and (run / "trajectories.jsonl").is_file()
     capsys.readouterr()
     fewer = [*WORDS, "--split", "seen", "--limit", "2", "--against", str(base)]
     assert main(["eval", str(run), *fewer]) == 2
     assert "its 6 tasks of split 'seen' are not the 2" in capsys.readouterr().err
+    other = [*WORDS, "--option", "seed=1", "--split", "seen"]
+    assert main(["eval", str(run), *other, "--against", str(base)]) == 2
+    assert "task 'seen-1' was another one, under other options" in capsys.readouterr().err
+    assert main(["eval", str(run), *other, "--limit", "1", "--overwrite"]) == 0
+    assert "trained with environment_options {" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -102,6 +113,8 @@ def test_a_run_is_compared_with_its_start_and_told_what_it_was_trained_with(
         (["--environment", "rooms", "--option", "a=[1"], "the value cannot be read"),
         (["--environment", "rooms", "--option", "dors=1"], "no option 'dors'"),
         (["--environment", "rooms", "--limit", "0"], "limit is 0"),
+        (["--environment", "rooms", "--option", "width=3.5"], "option width is the number 3.5"),
+        (["--environment", ":X"], "Empty module name"),
         (["--environment", "rooms", "--workers", "0"], "workers is 0"),
         (["--environment", "rooms", "--style", "chat"], "--style means nothing to --environment"),
         (["--environment", "rooms", "--grader", "scdpo"], "--grader means nothing to --env"),

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from prefopt.agents.environment import Task
 from prefopt.agents.trajectory import Status, Trajectory
-from prefopt.evals.agent_files import read_episodes, write_agent_evaluation
+from prefopt.errors import ConfigError
+from prefopt.evals.agent_files import read_comparable, read_episodes, write_agent_evaluation
 from prefopt.evals.agent_outcome import KindResult, compare_agents, result_to_json, summarise
 from prefopt.records import Message
+from prefopt.values import JsonValue
 
 
 def episode(
@@ -99,7 +103,43 @@ def test_episodes_are_read_back(tmp_path: Path) -> None:
     """Also one whose environment failed at its start, so that nothing was said."""
     failed = Trajectory(Task("e", "seen"), (), (), None, status="error", reason="killed")
     episodes = [*EPISODES, failed]
-    write_agent_evaluation(
-        tmp_path, "m", [summarise("seen", episodes)], {"seen": episodes}, {"environment": "e"}
-    )
+    write(tmp_path, episodes)
     assert read_episodes(tmp_path) == {"seen": episodes}
+
+
+def write(folder: Path, episodes: list[Trajectory], *, seed: int = 0, **events: int) -> None:
+    results = [summarise("seen", episodes)]
+    settings: dict[str, JsonValue] = {
+        "environment": "e", "environment_identity": "e 1", "seed": seed,
+    }  # fmt: skip
+    write_agent_evaluation(folder, "m", results, {"seen": episodes}, settings, events=events)
+
+
+def test_events_of_the_same_evaluation_add_up(tmp_path: Path) -> None:
+    """The same command plays only what failed, or nothing; that does not make the first failures undone."""
+
+    def events() -> object:
+        return json.loads((tmp_path / "agent-evaluation.json").read_text())["events"]
+
+    write(tmp_path, EPISODES, resets=4, crashes=2)
+    write(tmp_path, EPISODES, resets=1)
+    assert events() == {"crashes": 2, "resets": 5}
+    before = (tmp_path / "agent-evaluation.json").read_bytes()
+    write(tmp_path, EPISODES)
+    assert (tmp_path / "agent-evaluation.json").read_bytes() == before
+    write(tmp_path, EPISODES, seed=1, resets=3)
+    assert events() == {"resets": 3}, "another evaluation"
+
+
+def test_only_evaluations_of_the_same_tasks_in_the_same_environment_compare(tmp_path: Path) -> None:
+    """Ids of tasks alone do not tell: under other options the same ids are other tasks."""
+    write(tmp_path, [replace(e, task=replace(e.task, meta={"at": e.task.id})) for e in EPISODES])
+    tasks = [replace(e.task, meta={"at": e.task.id}) for e in EPISODES]
+    assert list(read_comparable(tmp_path, {"seen": tasks}, "e 1")) == ["seen"]
+    with pytest.raises(ConfigError, match=r"there the environment was another one, under other"):
+        read_comparable(tmp_path, {"seen": tasks}, "e 2")
+    moved = [*tasks[:2], replace(tasks[2], meta={"at": "z"}), tasks[3]]
+    with pytest.raises(ConfigError, match=r"there task 'c' was another one, under other options"):
+        read_comparable(tmp_path, {"seen": moved}, "e 1")
+    with pytest.raises(ConfigError, match=r"its 4 tasks of split 'seen' are not the 3 of this"):
+        read_comparable(tmp_path, {"seen": tasks[:3]}, "e 1")

@@ -70,6 +70,15 @@ def test_what_people_reject(grader):
         ("It totals $32 million. How much is left?", "4000000", "The answer is $4 million.", True),
         ("How much is left?", "4", "The answer is $4 million.", False),
         ("What is the least number?", "5", "The answer is at least 5.", True),
+        ("How many days?", "18", "The answer is 18 days, or 2.5 weeks.", True),
+        ("How many days?", "2.5", "The answer is 18 days, or 2.5 weeks.", False),
+        ("How many weeks does it take?", "18", "The answer is 2.5 weeks, or 18 days", False),
+        ("How many meters long?", "18", "The answer is 18 meters, or 60 feet.", True),
+        ("How many meters long?", "60", "The answer is 18 meters, or 60 feet.", False),
+        ("How long is it in feet?", "60", "The answer is 18 meters, or 60 feet.", True),
+        ("How many minutes?", "2", "The answer is 120 minutes, or 2 hours.", False),
+        ("How many seconds?", "120", "The answer is 120 minutes, or 2 hours.", False),
+        ("How many apples?", "2", "The answer is 120 minutes, or 2 hours.", True),
     ],
 )
 def test_the_problem_decides_about_the_form(grader, problem, gold, output, expected):

@@ -84,6 +84,7 @@ AS_FILES_GIVE_THEM = [
     ("", "\\boxed{(1, 9/2)}", ("\\left(1,\\frac{9}{2}\\right)",), True),
     ("", "\\boxed{x \\in [-2,7]}", ("x \\in [-2,7]",), True),
     ("", "\\boxed{[-2,7]}", ("x\\in[-2,7]",), True),
+    ("", "\\boxed{[-2,7]}", ("x \\in [-2,7]",), False),  # as published: left out before spaces are
     ("", "\\boxed{2\\text{ and }3}", ("\\text{2 and 3}",), False),
     ("", "The answer is 18", ("18",), True),
     ("", "\\boxed{19}", ("18",), False),

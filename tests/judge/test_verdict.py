@@ -81,6 +81,72 @@ F = "Final Decision\n"
             (None, "count2"),
             (2, "found"),
         ),
+        (
+            F + "Step 1 (set up): correct; Step 2 (correct the sign): incorrect; Step 3: incorrect",
+            (None, "count2"),
+            (2, "found"),
+        ),
+        (
+            F + "Step 1 (not correct order): correct; Step 2 (wrong answers counted): correct",
+            (None, "count0"),
+            (None, "none"),
+        ),
+        (
+            F
+            + "Step 1 (wrong answers counted): correct\nStep 2 (correct): incorrect numbers are gone",
+            (None, "count2"),
+            (None, "unclear"),
+        ),
+        (F + "Step 1 (incorrect): correct is 5", (None, "count2"), (1, "found")),
+        (F + "Step 1 (incorrect sign): correct would be 5", (None, "count2"), (1, "found")),
+        (
+            F + "Step 1 [setup]: correct; Step 2 [solve]: incorrect",
+            (None, "count2"),
+            (2, "found"),
+        ),
+        (F + "Step 1 [correct]; Step 2 [incorrect]", (None, "count2"), (2, "found")),
+        (
+            F + "Step 1 - setup: correct; Step 2 - solve: incorrect",
+            (None, "count2"),
+            (2, "found"),
+        ),
+        (
+            F + "Step 1 – correct: yes; Step 2 – correct the sign: incorrect",
+            (None, "count2"),
+            (2, "found"),
+        ),
+        # Marks alone.
+        (F + "Step 1: ✅; Step 2: ❌", (None, "count0"), (2, "found")),
+        (F + "Step 1: ✓\nStep 2: ✗", (None, "count0"), (2, "found")),
+        (F + "**Step 1** ✔️ **Step 2** ✔️", (None, "count0"), (None, "none")),
+        (F + "Step 1: ✅ Step 2: ❌", (None, "count0"), (2, "found")),
+        (F + "✅ Step 1 ❌ Step 2", (None, "count0"), (None, "no verdict")),
+        (F + "Step 1: ✅ partially; Step 2: ❌", (None, "count0"), (None, "unclear")),
+        (F + "Step 1: ✅; Step 2: ⚠", (None, "count0"), (None, "unclear")),
+        (
+            F + "| Step | Verdict |\n|---|---|\n| 1 | ✅ |\n| 2 | ❌ |",
+            (None, "count0"),
+            (2, "found"),
+        ),
+        # Tables whose numbers stand elsewhere.
+        (
+            F + "| # | Verdict |\n|---|---|\n| 1 | correct |\n| 2 | incorrect |",
+            (None, "count2"),
+            (2, "found"),
+        ),
+        (
+            F
+            + "| # | Step | Verdict |\n|-|-|-|\n| 1 | add | correct |\n| 2 | correct the sign | incorrect |",
+            (None, "count2"),
+            (2, "found"),
+        ),
+        (
+            F
+            + "| Step | Text | Verdict |\n|-|-|-|\n| Step 1 | add | correct |\n| Step 2 | sign | incorrect |",
+            (None, "count2"),
+            (2, "found"),
+        ),
+        (F + "| # | Price |\n|-|-|\n| 1 | wrong |", (None, "count0"), (None, "no verdict")),
         # The header in other places.
         ("Final decision soon.\n" + F + "Step 5: incorrect", (5, "found"), (5, "found")),
         (F + "Step 2: incorrect\nThat is my final decision.", (None, "count0"), (2, "found")),
@@ -127,6 +193,11 @@ def test_verdicts(text, official, corrected):
         "Step 1 " + "✅" * 40000,
         "Step 1 " + "*" * 40000,
         "| 1 " * 40000,
+        "Step 1 [a" * 20000,
+        "Step 1 - a " * 20000,
+        "Step 1 - " + "a" * 40000 + ":",
+        "Step 1 (correct a): correct a " * 10000,
+        "| # | verdict |\n" * 20000,
     ],
 )
 @pytest.mark.timeout(20)

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from prefopt.errors import ConfigError
-from prefopt.methods.dmpo import METHOD, phi, sees_margins_only, terms
+from prefopt.methods.dmpo import METHOD, phi, terms
+from prefopt.objectives.margins import sees_margins_only
 from prefopt.models.scorer import Scorer
 from prefopt.objectives import dpo
 from prefopt.objectives.types import Pairs

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from prefopt.errors import ConfigError, ModelError
-from prefopt.models.layout import choose_layout
+from prefopt.models.layout import choose_layout, tree_cost
 from prefopt.models.load import find_backbone, load_model, output_head
 from prefopt.models.selfcheck import check_model, require_head
-from prefopt.pack.batch import Layout
+from prefopt.pack.batch import Example, Layout
+from prefopt.pack.tree import build_tree
+from prefopt.text.tokens import TokenSequence
 from tests.tiny import FAMILIES, Family, make_model_folder
 
 
@@ -76,3 +78,42 @@ def test_training_mode_is_restored(tmp_path: Path) -> None:
     check_model(model)
     assert model.training
     assert torch.is_grad_enabled()
+
+
+def _example(shared: int, own: int, responses: int) -> Example:
+    """Responses that share a prompt of `shared` tokens and have `own` ones each."""
+    sequences = [
+        TokenSequence(
+            [*range(shared), *([5 + r] * own)],
+            [*([False] * shared), *([True] * own)],
+            [*([-1] * shared), *([0] * own)],
+        )
+        for r in range(responses)
+    ]
+    none = (None,) * responses
+    return Example("a", build_tree(sequences), (), (), (), none, none, none)
+
+
+def test_trees_are_left_where_a_dense_mask_costs_more_than_sharing_saves(tmp_path: Path) -> None:
+    """Counted by hand: body parameters P, width and layers of the tiny model, one tree of 1 prompt and K responses."""
+    model = load_model(make_model_folder(tmp_path / "m", "llama")).model
+    body = sum(
+        p.numel() for n, p in model.named_parameters() if "layers" in n or n.endswith("norm.weight")
+    )
+    step, deep = _example(60, 10, 2), _example(10, 200, 8)
+
+    def expected(tree: int, rows: list[int]) -> float:
+        attention = 2 * 32
+        masked = 6 * body * tree + 12 * attention * tree**2
+        return masked / sum(6 * body * n + 6 * attention * n**2 for n in rows)
+
+    assert tree_cost(model, [step]) == pytest.approx(expected(80, [70, 70]))
+    assert tree_cost(model, [deep]) == pytest.approx(expected(1610, [210] * 8))
+    assert tree_cost(model, []) == 1
+    chosen = choose_layout(model, requested="auto", longest=10, examples=[step])
+    assert chosen.layout is Layout.TREE
+    chosen = choose_layout(model, requested="auto", longest=10, examples=[deep])
+    assert chosen.layout is Layout.ROWS
+    assert chosen.reason.startswith("a dense mask over trees of up to 1610 tokens would take ")
+    chosen = choose_layout(model, requested="tree", longest=10, examples=[deep])
+    assert chosen.layout is Layout.TREE

@@ -191,6 +191,23 @@ def test_impossible_limits(settings, message):
         Limits(**settings)
 
 
+def test_more_processes_than_the_user_may_have():
+    code = (
+        "import resource\n"
+        "resource.setrlimit(resource.RLIMIT_NPROC, (500, 500))\n"
+        "from prefopt.sandbox.base import Limits\n"
+        "Limits(processes=499)\n"
+        "Limits(processes=500)\n"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert found.stderr.splitlines()[-1] == (
+        "prefopt.errors.SandboxError: limits: processes=500 is more than a user may have here; give at most 499 "
+        "(`ulimit -Hu` less the sandbox's own)"
+    )
+
+
 def test_impossible_pools(pool):
     with pytest.raises(SandboxError, match="workers=0 must be at least 1"):
         Sandbox(workers=0)

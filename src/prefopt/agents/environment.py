@@ -18,7 +18,7 @@ class Task:
     """One thing to do in an environment."""
 
     id: str
-    """Unique within the environment."""
+    """Unique within the environment, over all splits."""
     split: str
     kind: str = ""
     """Type of task, for tables; empty where there are no types."""

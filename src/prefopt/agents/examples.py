@@ -50,6 +50,11 @@ def worked_example(
             f"environment {suite.name}: no example can be shown, since there is no expert's way through task "
             f"{task.id!r} ({shown.reason or 'no moves'}); leave the example out (example: false, --no-example)"
         )
+    if not shown.success:
+        say(
+            f"the worked example in every prompt, task {task.id!r}, ends before its task is solved (reward "
+            f"{shown.reward:g} after {shown.steps} turns); another first task, or no example, may teach more"
+        )
     if shown.steps > LONG:
         say(
             f"the worked example in every prompt, task {task.id!r}, has {shown.steps} turns: a split that begins with "

@@ -27,6 +27,10 @@ _STARTING = 60.0
 """Seconds that the start of a Python process may take on a busy machine."""
 _CLOSING = 2.0
 """Seconds that a worker has for closing its environments."""
+_MOST_SECONDS = 7 * 24 * 3600.0
+"""Most that a step may take: a week."""
+_NAP = 3600.0
+"""Seconds after which it is looked again whether a deadline has come; systems cannot wait for any length of time."""
 _FIRST_STARTS = 3
 """Failed attempts to open an environment, none having ever been opened, after which there is no point in going on."""
 
@@ -63,13 +67,14 @@ class Farm:
                 holds.
 
         Raises:
-            ConfigError: no worker, or no time.
+            ConfigError: no worker, or no time, or more than a week.
             AgentError: the suite cannot be sent to another process.
         """
         if workers < 1:
             raise ConfigError(f"agents: workers is {workers}; use 1 or more")
-        if not step_seconds > 0:
-            raise ConfigError(f"agents: step_seconds is {step_seconds:g}; use more than 0")
+        if not 0 < step_seconds <= _MOST_SECONDS:
+            remedy = "use at most 604800, a week" if step_seconds > 0 else "use more than 0"
+            raise ConfigError(f"agents: step_seconds is {step_seconds:g}; {remedy}")
         self.suite = suite
         self.step_seconds = step_seconds
         self.capacity = workers * suite.per_worker
@@ -185,7 +190,8 @@ class Farm:
                     selector.register(worker.process.answers, selectors.EVENT_READ, worker)
                     if worker.process.unsent:
                         selector.register(worker.process.orders, selectors.EVENT_WRITE, worker)
-            ready = selector.select(max(0.0, self._next_deadline() - time.monotonic()))
+            left = self._next_deadline() - time.monotonic()
+            ready = selector.select(min(max(0.0, left), _NAP))
         for key, events in ready:
             worker = cast("_Worker", key.data)
             if worker.process is None:

@@ -170,9 +170,10 @@ def find_format(name: str) -> Format:
         return known[name]
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:  # whatever that module raises
+        said = str(error).strip().partition("\n")[0]
         raise ConfigError(
-            f"format {name}: {error}; write package.module:OBJECT of an installed package"
+            f"format {name}: {said or type(error).__name__}; write package.module:OBJECT of an installed package"
         ) from error
     if isinstance(found, type) or not isinstance(found, Format):
         raise ConfigError(

@@ -234,10 +234,10 @@ def _write_blocks(
     written = complete(generator, [request for _, request in asked], sampling, journal)
     for (state, _), completion in zip(asked, written, strict=True):
         state.calls += 1
-        _take(state, completion)
+        _take(state, completion, sampling.max_new_tokens)
 
 
-def _take(state: _State, completion: Completion) -> None:
+def _take(state: _State, completion: Completion, max_new_tokens: int) -> None:
     """Add a completion to the solution as a block, and settle whether the attempt goes on."""
     text, stopped = completion.text, completion.stopped_by
     if completion.finish_reason == "error":
@@ -258,7 +258,9 @@ def _take(state: _State, completion: Completion) -> None:
         return
     state.blocks.append(Block(OPENINGS[mark], text[len(mark) :]))
     if completion.finish_reason == "length":
-        state.end("length", "a block was cut at the token limit")
+        is_full = 0 < completion.tokens < max_new_tokens
+        where = "end of the model's context" if is_full else "token limit"
+        state.end("length", f"a block was cut at the {where}")
     elif stopped == END_OF_MESSAGE and mark == "<|text|>":
         state.end("finished")
     elif stopped != END_OF_BLOCK:

@@ -1,5 +1,7 @@
 """What environments have said, in the journal: outcomes by task, sample and actions so far; experts' moves by task.
 
+A task is its split, id and `meta`: splits of an environment of one's own may number their tasks alike.
+
 Failures of environments are not kept: a later run tries again. No processes here.
 """
 
@@ -68,7 +70,7 @@ class Outcomes:
 
 def _key(task: Task, sample: int, actions: Sequence[str]) -> tuple[str, int, str]:
     """Request, sample and digest as the journal has them. What is set up and done decides, not the turns there are."""
-    parts = [task.id, dict(task.meta), list(actions)]
+    parts = [task.split, task.id, dict(task.meta), list(actions)]
     text = json.dumps(parts, sort_keys=True, ensure_ascii=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:32]
     return f"{task.id}, action {len(actions)}", sample, digest

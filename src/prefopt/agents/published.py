@@ -46,7 +46,7 @@ _HEADER = "Task Description:\n"
 _ENDS: Mapping[str, Status] = {
     "success": "done",
     "max_steps": "turns",
-    "exceeding maximum input length": "length",
+    "exceeding maximum input length": "context",
 }
 _NAMED = 3
 

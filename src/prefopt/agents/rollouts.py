@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from prefopt.agents.demonstration import Show
-from prefopt.agents.environment import Task
+from prefopt.agents.environment import Outcome, Task
 from prefopt.agents.episode import Episode, difference
 from prefopt.agents.farm import Farm
 from prefopt.agents.formats import REACT, Format, opening
@@ -168,6 +168,34 @@ def demonstrate(
     return [show.episode.trajectory() for show in shows]
 
 
+def begin(
+    tasks: Sequence[Task], farm: Farm, *, attempts: int = 2, journal: Journal | None = None
+) -> list[Outcome | None]:
+    """How each task starts, in order; None where the environment has failed every time.
+
+    Args:
+        tasks: each with its own id.
+        farm: where the environments are.
+        attempts: times that a start is tried.
+        journal: keeps the outcomes; roll-outs find them there.
+
+    Raises:
+        RecordError, MissingExtraError, AgentError, StorageError: as `roll_out`.
+    """
+    _require_distinct(tasks)
+    outcomes = Outcomes(farm.suite, journal)
+    found = [outcomes.find(task, 0, ()) for task in tasks]
+    for _ in range(attempts):
+        missing = [number for number, outcome in enumerate(found) if outcome is None]
+        plays = [Play((tasks[n].id, 0), tasks[n], last=True) for n in missing]
+        for index, played in farm.play(plays):
+            if not played.failure:
+                number = missing[index]
+                found[number] = played.outcomes[0]
+                outcomes.keep(tasks[number], 0, (), played.outcomes[0])
+    return found
+
+
 def _tell(progress: Progress | None, done: int, total: int) -> None:
     if progress is not None:
         progress(done, total)
@@ -214,7 +242,7 @@ class _Replies:
             rooms = self._generator.room(requests)
             for episode, room in zip(episodes, rooms, strict=True):
                 if room < 1:
-                    episode.end("length", "the model's context is full")
+                    episode.end("context", "the model's context is full")
             asked = [pair for pair in asked if pair[0].status is None]
         written = complete(
             self._generator, [request for _, request in asked], self._sampling, self._journal

@@ -19,7 +19,7 @@ from prefopt.values import (
     refuse,
 )
 
-Status = Literal["done", "turns", "length", "error"]
+Status = Literal["done", "turns", "length", "context", "error"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +36,13 @@ class Trajectory:
     """None: the environment failed, so that nothing is known about what the agent would have got."""
     success: bool = False
     status: Status = "done"
-    """`done`: the environment ended it. `turns`: the task's turns were used up. `length`: a message was cut at the
-    token limit, or the model's context is full. `error`: environment or server failed, `reason` says how."""
+    """`done`: the environment ended it. `turns`: the task's turns were used up. `length`: the last message was cut at
+    the token limit, so that it has no end. `context`: no room for another message; the last one is whole. `error`:
+    environment or server failed, `reason` says how."""
     sample: int = 0
     """Number of the roll-out of this task, from 0."""
     reason: str = ""
-    """Why it has status `length` or `error`."""
+    """Why it has status `length`, `context` or `error`."""
     format_errors: int = 0
     """Turns in which no action could be read; each used up a turn."""
 

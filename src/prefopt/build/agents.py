@@ -27,7 +27,17 @@ from prefopt.agents.formats import find_format
 from prefopt.agents.rollouts import Rollouts, demonstrate, roll_out
 from prefopt.agents.suites import find_suite
 from prefopt.agents.trajectory import Trajectory, trajectory_to_json
-from prefopt.build.experts import read_experts
+from prefopt.build.experts import (
+    LEARNABLE,
+    UNSOLVED,
+    UNSOLVED_CHOSEN,
+    count_unsolved_chosen,
+    is_unsolved,
+    is_usable,
+    read_experts,
+    require_same_start,
+    tell_unsolved,
+)
 from prefopt.build.folder import COUNTS, HELD_OUT, BuildFolder, open_build, tell
 from prefopt.build.held_out import belongs_to_share
 from prefopt.build.parts import Shelf, own_writer
@@ -66,6 +76,9 @@ class AgentBuild(BuildSection):
     """Use only the first so many."""
     experts: Text | None = None
     """File of published trajectories to take experts from; null: the environment's own experts."""
+    keep_unsolved: bool = False
+    """Train on experts that do not solve their task too; else they are left out of `experts.jsonl`. In pairs their
+    rewards count as they are."""
     rollouts: bool = True
     """false: write the experts only, which is what supervised training needs; no model is loaded."""
     samples: Count = 1
@@ -175,25 +188,38 @@ def build_trajectories(section: AgentBuild, config: RunConfig) -> Path:
     ):
         stage = _stage(section, _Stage(suite, farm, tasks, section.played(), build))
         experts = _experts(section, stage)
+        unsolved = [e for e in experts if is_unsolved(e, in_file=section.experts is not None)]
+        tell_unsolved(unsolved, len(experts), keep=section.keep_unsolved)
         if section.rollouts:
             made = _pairs(section, config, stage, experts)
         else:
             made = TrajectoryPairs([], Counter(experts=len(experts)))
+        left_out = {e.task.id for e in unsolved if not section.keep_unsolved}
+        taught = [e for e in experts if is_usable(e) and e.task.id not in left_out]
+        learnable = [expert_record(expert) for expert in taught]
         counts = Counter({"tasks": len(stage.tasks), **made.counts})
-        usable = [expert_record(e) for e in experts if e.reward is not None and e.turns]
-        counts["experts that can be trained on"] = len(usable)
-        tell(counts)
-        shown = {"counts": dict(counts), "environment": dict(farm.counts)}
-        build.write_facts(COUNTS, shown)
-        build.write_records(EXPERTS_FILE, _split(usable, section)[0])
-        kept, held_out = _split(made.records if section.rollouts else usable, section)
-        build.write_records(HELD_OUT, held_out)
-        if not kept:
-            (folder / PAIRS).unlink(missing_ok=True)  # of a build in which more episodes succeeded
-            raise RecordError(_why_nothing(folder, counts, section, held_out))
-        if section.rollouts:
-            build.write_records(PAIRS, kept)
-    return _say_where(folder, kept, section)
+        counts.update(+Counter({UNSOLVED_CHOSEN: count_unsolved_chosen(made.records, unsolved)}))
+        counts[UNSOLVED] = len(unsolved)
+        counts[LEARNABLE] = len(learnable)
+        return _write(section, stage, made._replace(counts=counts), learnable)
+
+
+def _write(
+    section: AgentBuild, stage: _Stage, made: TrajectoryPairs, learnable: Sequence[Preference]
+) -> Path:
+    """All files but the roll-outs; returns the one that is trained on."""
+    build, counts = stage.build, made.counts
+    tell(counts)
+    build.write_facts(COUNTS, {"counts": dict(counts), "environment": dict(stage.farm.counts)})
+    build.write_records(EXPERTS_FILE, _split(learnable, section)[0])
+    kept, held_out = _split(made.records if section.rollouts else learnable, section)
+    build.write_records(HELD_OUT, held_out)
+    if not kept:
+        (build.path / PAIRS).unlink(missing_ok=True)  # of a build in which more episodes succeeded
+        raise RecordError(_why_nothing(build.path, counts, section, held_out))
+    if section.rollouts:
+        build.write_records(PAIRS, kept)
+    return _say_where(build.path, kept, section)
 
 
 def _stage(section: AgentBuild, bare: _Stage) -> _Stage:
@@ -207,12 +233,25 @@ def _stage(section: AgentBuild, bare: _Stage) -> _Stage:
 
 
 def _experts(section: AgentBuild, stage: _Stage) -> list[Trajectory]:
-    if section.experts is not None:
-        return read_experts(section.experts, stage.tasks, stage.suite, stage.settings)
-    with counted("experts") as tick:
-        return demonstrate(
-            stage.tasks, stage.farm, stage.settings, journal=stage.build.journal, progress=tick
-        )
+    """Every task's expert, as far as there are any.
+
+    Raises:
+        RecordError: roll-outs are asked for, and no task has an expert to compare them with.
+    """
+    journal, file = stage.build.journal, section.experts
+    if file is not None:
+        found = read_experts(file, stage.tasks, stage.suite, stage.settings)
+        # Where each environment is a virtual machine, only roll-outs are worth starting it for.
+        if section.rollouts or stage.suite.per_worker > 1:
+            require_same_start(found, file, stage.farm, journal=journal)
+    else:
+        with counted("experts") as tick:
+            found = demonstrate(
+                stage.tasks, stage.farm, stage.settings, journal=journal, progress=tick
+            )
+    if section.rollouts and not any(map(is_usable, found)):
+        raise RecordError(_why_no_expert(stage.build.path, len(found), section))
+    return found
 
 
 def _pairs(
@@ -246,15 +285,24 @@ def _why_nothing(
 ) -> str:
     if held_out:
         return f"{folder}: all records are held out; build.held_out {section.held_out} leaves none to train on"
-    if not section.rollouts:
+    if not section.rollouts and counts[UNSOLVED]:
         return (
-            f"{folder}: no expert's trajectory can be trained on, of {counts['experts']}; environment "
-            f"{section.environment} may have none for these tasks: set build.experts to a file"
+            f"{folder}: none of the {counts['experts']} experts solves its task; raise build.max_turns, or set "
+            "build.keep_unsolved to train on them all the same"
         )
+    if not section.rollouts:
+        return _why_no_expert(folder, counts["experts"], section)
     reasons = [f"{fate} {counts[fate]}" for fate in FATES if counts[fate]]
     return (
         f"{folder}: no pair could be made of {counts['roll-outs']} roll-outs ({'; '.join(reasons)}); more tasks, or "
         "more samples at a higher temperature, may help"
+    )
+
+
+def _why_no_expert(folder: Path, count: int, section: AgentBuild) -> str:
+    return (
+        f"{folder}: no expert's trajectory can be trained on, of {count}; environment {section.environment} may have "
+        "none for these tasks: set build.experts to a file"
     )
 
 

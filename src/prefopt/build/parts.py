@@ -15,6 +15,7 @@ import torch
 
 from prefopt.build.grading import Grade
 from prefopt.build.held_out import repeated_questions
+from prefopt.build.named_files import template_file
 from prefopt.build.settings import BuildSection, Judge, ProblemBuild, Writer
 from prefopt.build.steps import problem_id
 from prefopt.config import RunConfig
@@ -48,9 +49,14 @@ class Parts(NamedTuple):
 
 
 class Shelf:
-    """The models of a recipe, each loaded once however many parts use it."""
+    """The models of a recipe, each loaded once however many parts use it.
+
+    Raises:
+        ConfigError: `chat_template` is no file, whether a tokenizer here needs it or not.
+    """
 
     def __init__(self, config: RunConfig) -> None:
+        template_file(config)
         self.config = config
         self._loaded: dict[str, LoadedModel] = {}
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import Field, field_validator, model_validator
 from pydantic import JsonValue as Json
 
+from prefopt.build.named_files import is_file
 from prefopt.config import RunConfig, Section, load_recipe
 from prefopt.errors import ConfigError
 from prefopt.records import parse_line
@@ -39,6 +40,8 @@ _OUTSIDE = (
 """Keys outside the section that decide what writers are shown."""
 _OF_MODELS_HERE = ("model_revision", "dtype")
 """Those that decide what a model in this process writes."""
+_OF_TOKENIZERS_HERE = ("model_revision",)
+"""Those that decide how the recipe's tokenizer writes the prompts of a server."""
 
 
 class Writer(Section):
@@ -77,6 +80,12 @@ class Writer(Section):
     def runs_here(self) -> bool:
         """Whether the model is run in this process."""
         return self.server is None
+
+    @property
+    def shown_by_recipe(self) -> bool:
+        """Whether a server gets prompts that the recipe's tokenizer has made text."""
+        text = self.server is not None and self.endpoint == "completions"
+        return text and self.tokenizer_name_or_path is None
 
 
 class Judge(Section):
@@ -157,6 +166,11 @@ class BuildSection(Section):
         """Whether a model in this process has a part in what the data are."""
         return self.writer is None or self.writer.runs_here
 
+    @property
+    def shown_by_recipe(self) -> bool:
+        """Whether any server gets prompts that the recipe's tokenizer has made text."""
+        return any(writer.shown_by_recipe for writer in _writers(self))
+
     def inputs(self) -> list[str]:
         """The files whose content decides what the data are."""
         return []
@@ -203,6 +217,16 @@ class ProblemBuild(BuildSection):
         return [self.problems] if isinstance(self.problems, str) else self.problems
 
 
+def _writers(section: Section) -> Iterator[Writer]:
+    """All language models of a section and of the sections in it."""
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        if isinstance(value, Writer):
+            yield value
+        elif isinstance(value, Section):
+            yield from _writers(value)
+
+
 B = TypeVar("B", bound=BuildSection)
 
 
@@ -242,7 +266,8 @@ def changes_since(folder: Path, config: RunConfig, section: BuildSection) -> lis
     if not file.exists():
         return []
     earlier = load_recipe(file)
-    keys = (*_OUTSIDE, *(_OF_MODELS_HERE if section.runs_models else ()))
+    of_tokenizers = _OF_TOKENIZERS_HERE if section.shown_by_recipe else ()
+    keys = (*_OUTSIDE, *(_OF_MODELS_HERE if section.runs_models else of_tokenizers))
     outside = [
         line for key in keys for line in differences(earlier.get(key), getattr(config, key), key)
     ]
@@ -253,11 +278,11 @@ def changes_since(folder: Path, config: RunConfig, section: BuildSection) -> lis
 def input_digests(config: RunConfig, section: BuildSection) -> dict[str, str]:
     """Digest of each file whose content decides what the data are, 32 hex digits; only of those that are there."""
     names = [*section.inputs(), *([] if config.chat_template is None else [config.chat_template])]
-    return {name: _digest(Path(name)) for name in names if Path(name).is_file()}
+    return {name: _digest(Path(name)) for name in names if is_file(name)}
 
 
 def _digest(file: Path) -> str:
-    with file.open("rb") as content:
+    with file.expanduser().open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()[:32]
 
 

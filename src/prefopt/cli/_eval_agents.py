@@ -16,6 +16,7 @@ _GRADER = "math-verify"
 """What `prefopt eval` grades with where nothing else is said."""
 _MAX_NEW_TOKENS = 512
 _KINDS_SHOWN = 30
+_TROUBLES = ("crashes", "time-outs", "drift")
 _OWN = (
     "option",
     "split",
@@ -195,6 +196,9 @@ def _print_kinds(found: AgentEvaluation) -> None:
 def _doubts(found: AgentEvaluation) -> list[str]:
     """What should be known about the numbers."""
     doubts: list[str] = []
+    troubles = [f"{found.events[name]} {name}" for name in _TROUBLES if found.events.get(name)]
+    if troubles:
+        doubts.append(f"environments: {', '.join(troubles)}; episodes were tried again")
     for split in found.results:
         if split.failures:
             known = (

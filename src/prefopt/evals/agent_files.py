@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from prefopt.agents.environment import Task
 from prefopt.agents.trajectory import Trajectory, trajectory_from_json, trajectory_to_json
-from prefopt.errors import StorageError
+from prefopt.errors import ConfigError, PrefoptError, StorageError
 from prefopt.evals.agent_outcome import SplitResult, result_to_json
-from prefopt.evals.files import write_whole
+from prefopt.evals.files import read_facts, write_whole
 from prefopt.records import parse_line
 from prefopt.values import JsonValue
 
@@ -23,8 +25,13 @@ def write_agent_evaluation(
     results: Sequence[SplitResult],
     found: Mapping[str, Sequence[Trajectory]],
     settings: Mapping[str, JsonValue],
+    *,
+    events: Mapping[str, int],
 ) -> None:
     """Nothing; both files then stand in the folder, each whole or not at all, the numbers last.
+
+    Where they take the place of the same evaluation, its events count too: the same command only tries again what
+    failed.
 
     Args:
         folder: is made.
@@ -32,10 +39,12 @@ def write_agent_evaluation(
         results: the numbers, one for each split.
         found: the episodes, by split.
         settings: everything that decided the numbers.
+        events: what happened to environments (`Farm.counts`).
 
     Raises:
         StorageError: they cannot be written.
     """
+    total = Counter(_events_of(folder, settings)) + Counter(events)
     rows = [trajectory_to_json(t) for group in found.values() for t in group]
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     write_whole(folder / TRAJECTORIES_FILE, lines)
@@ -44,9 +53,24 @@ def write_agent_evaluation(
         "metric": "average reward",
         "environment": settings["environment"],
         "splits": {result.split: result_to_json(result) for result in results},
+        "events": dict(sorted(total.items())),
         "settings": dict(settings),
     }
     write_whole(folder / RESULT_FILE, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
+
+
+def _events_of(folder: Path, settings: Mapping[str, JsonValue]) -> dict[str, int]:
+    """The events of an evaluation with these settings that the folder holds; none where it holds another one."""
+    try:
+        facts = read_facts(folder, RESULT_FILE)
+    except PrefoptError:  # none, or a broken one that is replaced
+        return {}
+    found = facts.get("events")
+    if facts.get("settings") != json.loads(json.dumps(dict(settings))) or not isinstance(
+        found, dict
+    ):
+        return {}
+    return {name: count for name, count in found.items() if isinstance(count, int)}
 
 
 def read_episodes(folder: Path) -> dict[str, list[Trajectory]]:
@@ -70,4 +94,41 @@ def read_episodes(folder: Path) -> dict[str, list[Trajectory]]:
             origin = f"{path}:{number}"
             trajectory = trajectory_from_json(parse_line(line, origin), origin=origin)
             found.setdefault(trajectory.task.split, []).append(trajectory)
+    return found
+
+
+def read_comparable(
+    folder: Path, tasks: Mapping[str, Sequence[Task]], identity: str
+) -> dict[str, list[Trajectory]]:
+    """The episodes of an evaluation of exactly these tasks, by split.
+
+    Ids alone do not tell: under other options of an environment the same ids are other tasks.
+
+    Args:
+        folder: of the evaluation.
+        tasks: by split.
+        identity: of the suite that they are tasks of.
+
+    Raises:
+        ConfigError: it is about other tasks, or another form of the environment; says which.
+        StorageError, RecordError: it cannot be read.
+    """
+    found = read_episodes(folder)
+    settings = read_facts(folder, RESULT_FILE).get("settings")
+    before = settings.get("environment_identity") if isinstance(settings, dict) else None
+    for split, wanted in tasks.items():
+        played = [trajectory.task for trajectory in found.get(split, [])]
+        if [task.id for task in played] != [task.id for task in wanted]:
+            raise ConfigError(
+                f"{folder}: its {len(played)} tasks of split {split!r} are not the {len(wanted)} of this evaluation; "
+                "evaluate both on the same ones"
+            )
+        pairs = zip(played, wanted, strict=True)
+        other = next((new.id for old, new in pairs if dict(old.meta) != dict(new.meta)), None)
+        if other is not None or before != identity:
+            what = "the environment" if other is None else f"task {other!r}"
+            raise ConfigError(
+                f"{folder}: there {what} was another one, under other options or in another version of the "
+                "environment; evaluate both with the same ones"
+            )
     return found

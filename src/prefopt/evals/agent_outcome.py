@@ -89,7 +89,7 @@ def summarise(split: str, trajectories: Sequence[Trajectory]) -> SplitResult:
         steps=sum(t.steps for t in trajectories) / total,
         format_errors=sum(t.format_errors for t in trajectories),
         failures=total - len(known),
-        cut=sum(t.status == "length" for t in trajectories),
+        cut=sum(t.status in {"length", "context"} for t in trajectories),
         kinds=_by_kind(trajectories),
     )
 

@@ -7,7 +7,7 @@ Killed at any time, the same call goes on where it stopped: replies and outcomes
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,8 +21,8 @@ from prefopt.agents.rollouts import Rollouts, roll_out
 from prefopt.agents.suites import find_suite
 from prefopt.agents.trajectory import Trajectory
 from prefopt.config import load_recipe
-from prefopt.errors import ConfigError
-from prefopt.evals.agent_files import RESULT_FILE, read_episodes, write_agent_evaluation
+from prefopt.errors import ConfigError, PrefoptError
+from prefopt.evals.agent_files import RESULT_FILE, read_comparable, write_agent_evaluation
 from prefopt.evals.agent_outcome import AgentComparison, SplitResult, compare_agents, summarise
 from prefopt.evals.earlier import require_replaceable
 from prefopt.evals.target import (
@@ -106,6 +106,15 @@ class AgentEvaluation(NamedTuple):
     """In what the prompt differs from the one that the run was trained with."""
     against: tuple[AgentComparison, ...] = ()
     """For each split the comparison with the earlier evaluation, where that was asked for."""
+    events: Mapping[str, int] = {}
+    """What happened to environments in this process: crashes, time-outs, restarts (`Farm.counts`)."""
+
+
+class _Found(NamedTuple):
+    """The episodes by split, and what happened to environments meanwhile."""
+
+    episodes: dict[str, list[Trajectory]]
+    events: Mapping[str, int]
 
 
 class _Played(NamedTuple):
@@ -141,42 +150,59 @@ def evaluate_agent(
 
     Raises:
         ConfigError: an unknown environment, option, split or format; the folder holds an evaluation with other
-            settings; or the one in `against` is about other tasks.
+            settings; or the one in `against` is about other tasks, or another form of the environment.
         AgentError, MissingExtraError: the environment cannot be started.
         ModelError: the target cannot be loaded.
     """
     played = _prepare(find_target(target), settings)
     label = name or played.target.name
     folder = output or played.target.run or DEFAULT_FOLDER / label
-    before = None if against is None else _read_earlier(against, played)
+    before = (
+        None if against is None else read_comparable(against, played.tasks, played.suite.identity)
+    )
     generator = _open(played)
     facts = _facts(played, generator.identity)
     require_replaceable(folder, facts, overwrite=overwrite, file=RESULT_FILE)
-    found = _play(played, generator, folder)
+    found, events = _play(played, generator, folder)
     results = tuple(summarise(split, group) for split, group in found.items())
-    write_agent_evaluation(folder, label, results, found, facts)
+    write_agent_evaluation(folder, label, results, found, facts, events=events)
     compared = (
         ()
         if before is None
         else tuple(compare_agents(before[split], found[split]) for split in found)
     )
     episodes = tuple(t for group in found.values() for t in group)
-    return AgentEvaluation(label, results, episodes, folder, _remarks(played), compared)
+    return AgentEvaluation(label, results, episodes, folder, _remarks(played), compared, events)
 
 
 def _prepare(target: Target, settings: AgentSettings) -> _Played:
     suite = find_suite(settings.environment, settings.options)
-    splits = settings.splits or tuple(suite.splits[1:])
+    tasks = tasks_of(suite, settings.splits, settings.limit)
+    find_format(settings.format)
+    return _Played(target, suite, tasks, settings)
+
+
+def tasks_of(suite: Suite, splits: Sequence[str], limit: int | None) -> dict[str, list[Task]]:
+    """The tasks of an evaluation by split.
+
+    Args:
+        suite: whose tasks.
+        splits: none: all but the first, which is for training.
+        limit: only the first tasks of each split.
+
+    Raises:
+        ConfigError: no such split, or one given twice, or one with no tasks or fewer than the limit.
+    """
+    splits = splits or tuple(suite.splits[1:])
     twice = next((split for split in splits if splits.count(split) > 1), None)
     if twice is not None or not splits:
         what = "no split is given" if twice is None else f"split {twice!r} is given twice"
         raise ConfigError(f"environment {suite.name}: {what}; it has {', '.join(suite.splits)}")
-    tasks = {split: suite.tasks(split, settings.limit) for split in splits}
+    tasks = {split: suite.tasks(split, limit) for split in splits}
     empty = next((split for split, found in tasks.items() if not found), None)
     if empty is not None:
         raise ConfigError(f"environment {suite.name}: split {empty!r} has no tasks")
-    find_format(settings.format)
-    return _Played(target, suite, tasks, settings)
+    return tasks
 
 
 def _open(played: _Played) -> Generator:
@@ -215,8 +241,7 @@ def _facts(played: _Played, generator: str) -> dict[str, JsonValue]:
     }
 
 
-def _play(played: _Played, generator: Generator, folder: Path) -> dict[str, list[Trajectory]]:
-    """The episodes of every split."""
+def _play(played: _Played, generator: Generator, folder: Path) -> _Found:
     settings = played.settings
     found: dict[str, list[Trajectory]] = {}
     with ExitStack() as stack:
@@ -233,20 +258,7 @@ def _play(played: _Played, generator: Generator, folder: Path) -> dict[str, list
                 found[split] = roll_out(
                     tasks, generator, farm, rollouts, journal=journal, progress=tick
                 )
-    return found
-
-
-def _read_earlier(folder: Path, played: _Played) -> dict[str, list[Trajectory]]:
-    """The earlier episodes of exactly these tasks."""
-    earlier = read_episodes(folder)
-    for split, tasks in played.tasks.items():
-        before = [trajectory.task.id for trajectory in earlier.get(split, [])]
-        if before != [task.id for task in tasks]:
-            raise ConfigError(
-                f"{folder}: its {len(before)} tasks of split {split!r} are not the {len(tasks)} of this evaluation; "
-                "evaluate both on the same ones"
-            )
-    return earlier
+        return _Found(found, dict(farm.counts))
 
 
 def _remarks(played: _Played) -> tuple[str, ...]:
@@ -255,13 +267,28 @@ def _remarks(played: _Played) -> tuple[str, ...]:
     section = None if run is None else load_recipe(run / RUN_FILE).get("build")
     if not isinstance(section, dict) or section.get("environment") != settings.environment:
         return ()
-    now: dict[str, JsonValue] = {
-        "format": settings.format,
-        "example": settings.example,
-        "environment_options": dict(settings.options),
-    }
+    now: dict[str, JsonValue] = {"format": settings.format, "example": settings.example}
+    before = section.get("environment_options")
+    options = dict(settings.options)
+    if isinstance(before, dict) and before != options and not _is_same_world(before, played):
+        now["environment_options"] = options
     return tuple(
         f"trained with {key} {section[key]!r}, evaluated with {value!r}: the agent sees another prompt or task"
         for key, value in now.items()
         if key in section and section[key] != value
     )
+
+
+def _is_same_world(options: Mapping[str, JsonValue], played: _Played) -> bool:
+    """Whether an environment with these options shows an agent the same; how many tasks it has does not matter."""
+    try:
+        suite = find_suite(played.settings.environment, options)
+        shown = [(s.identity, s.instruction, _example_of(s, played)) for s in (suite, played.suite)]
+    except PrefoptError:  # options that are no longer taken
+        return False
+    return shown[0] == shown[1]
+
+
+def _example_of(suite: Suite, played: _Played) -> Sequence[Task]:
+    """The task whose solution stands in the prompt."""
+    return suite.tasks(suite.splits[0], 1) if played.settings.example else ()

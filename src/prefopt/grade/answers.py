@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Sequence
 
-from prefopt.grade.notation import drop_emphasis
+from prefopt.grade.notation import drop_emphasis, unwrap_emphasis
 from prefopt.grade.numbers import SCALES, WORDS
 from prefopt.grade.prose import widen
 
@@ -55,7 +55,8 @@ _REMARK = re.compile(
     r"(?i)(?:,|;|\s)\s*(?:which|because|since|so|where|whereas|while|meaning|assuming|i\.e\."
     r"|(?:as|and) (?:the|we|she|he|it|they|so|this|then|therefore))\s.*$"
     r"|,\s+as\s+(?:[a-z]+ed|shown|found|known|before|above)\b.*$"
-    r"|;\s*[-$]*\d[\d.,]*\s+(?:[a-z]+\s+){0,2}(?:more|less|fewer)\s+than\s.*$"
+    r"|;\s*[-$]*\d[\d.,]*\s+(?:[a-z]+\s+){0,2}(?:more|less|fewer)\s+than\s"
+    r"(?!.*(?:[=→⇒]|->|\b(?:is|are|was|were|so|then|thus|hence|gives?|makes?|leaves?|yields?|equals?|gets?)\b)).*$"
     r"|(?<=[\w$%.])\s+\((?!(?i:or)\s)(?=[^()]*[a-zA-Z]{3,})[^()\\]*\)\W*$",
     re.DOTALL,
 )
@@ -80,6 +81,11 @@ _LARGER_UNIT = re.compile(
 _SMALLER_UNIT = re.compile(
     r"(?i)\s+(?:minutes?|seconds?|inch(?:es)?|cents?|ounces?|months?|days?|hours?|cm|centimeters?)\b"
 )
+_LIST_MARK = re.compile(
+    r"^[ \t]*(?:(?:[-+*•>]|\d{1,2}[.)])[ \t]+)+(?=(?:\*{1,3}|_{1,3})[^\s*_])", re.MULTILINE
+)
+"""What Markdown puts before an item or a quotation; without emphasis after it, it may be a sign of the answer."""
+_NUMBERED = re.compile(r"^(?:\d{1,2}[.)]|[*•])\s+(?=\S)")
 _NOTHING_ELSE = re.compile(r"[^\n]{1,200}")
 _PROSE = re.compile(r"(?<!\\)\b[A-Za-z]{2,}\b")
 _LEADERS = re.compile(
@@ -102,7 +108,7 @@ def final_answer(text: str) -> str | None:
         return stated
     if "\\boxed" in text:
         return None  # empty, or cut off: the answer was to come there
-    whole = text.strip().strip("*").strip()
+    whole = _NUMBERED.sub("", _without_markdown(text).strip()).strip("*").strip()
     if _NOTHING_ELSE.fullmatch(whole) and not _is_prose(whole):
         return drop_emphasis(whole)
     return _last_formula_or_number(text)
@@ -157,6 +163,7 @@ def stated_answer(text: str) -> str | None:
     The last statement counts, but one that may be a remark on the answer ("the answer is reasonable", "I hope this
     answer is ...") only if none before it has a number or a formula.
     """
+    text = _without_markdown(text)  # so that no mark is parted from its other half
     remark: str | None = None
     for match in reversed(list(_STATEMENT.finditer(text))):
         rest = text[match.end() :].lstrip()
@@ -171,6 +178,11 @@ def stated_answer(text: str) -> str | None:
             return found
         remark = remark or found
     return remark
+
+
+def _without_markdown(text: str) -> str:
+    text = re.sub(r"\*\*(\d+!)\*\*", r"$\1$", text)  # a factorial, not the end of a sentence
+    return unwrap_emphasis(_LIST_MARK.sub("", text))
 
 
 def _has_value(text: str) -> bool:

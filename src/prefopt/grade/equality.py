@@ -24,7 +24,7 @@ from prefopt.grade.parts import (
     split_top,
 )
 from prefopt.grade.prose import is_words, number_in_prose, same_words
-from prefopt.grade.units import same_quantity, split_unit, units_differ
+from prefopt.grade.units import asked_unit, restated, split_unit, units_differ
 
 Symbolic = Callable[[str, str], bool]
 """(gold, given) -> whether two formulas mean the same."""
@@ -38,6 +38,8 @@ class Question(NamedTuple):
     asks_expanded: bool = False
     asks_bound: bool = False
     """Whether it is the least or the most of something, so that `at least 5` states it."""
+    unit: str | None = None
+    """The one unit that the answer is asked for in, if it is known."""
     scales: frozenset[str] = frozenset()
     """Scale words in which the answer is counted: dozen, million."""
     mentioned: frozenset[str] = frozenset()
@@ -58,6 +60,7 @@ def read_question(problem: str) -> Question:
         asks_bound=bool(
             re.search(r"\b(?:least|most|minimum|maximum|smallest|largest|fewest|greatest)\b", lower)
         ),
+        unit=asked_unit(problem),
         scales=frozenset(
             re.findall(
                 r"\b(?:how\s+many|how\s+much|in|the\s+number\s+of)\s+(dozen|hundred|thousand|million|billion)s?\b",
@@ -81,7 +84,8 @@ def equal(gold: str, given: str, symbolic: Symbolic, question: Question = ANY) -
     if (choice := _same_choice(gold, given, symbolic, question)) is not None:
         return choice
     same = partial(equal, symbolic=symbolic, question=question)
-    for compare in (_same_matrices, _same_unions, _same_sides, _same_lists):
+    lists = partial(_same_lists, question=question)
+    for compare in (_same_matrices, _same_unions, _same_sides, lists):
         verdict = compare(gold, given, same)
         if verdict is not None:
             return verdict
@@ -173,7 +177,9 @@ def _rounded_end(gold: str, parts: Sequence[str], same: Callable[[str, str], boo
     return bool(re.search(r"\\(?:sqrt|pi|frac)", parts[-2])) and same(gold, parts[-2])
 
 
-def _same_lists(gold: str, given: str, same: Callable[[str, str], bool]) -> bool | None:
+def _same_lists(
+    gold: str, given: str, same: Callable[[str, str], bool], *, question: Question
+) -> bool | None:
     """Tuples and intervals in order, bare lists and sets in any; None if neither side is a list."""
     wanted, found = read_bracketed(gold), read_bracketed(given)
     if wanted and found:
@@ -182,16 +188,30 @@ def _same_lists(gold: str, given: str, same: Callable[[str, str], bool]) -> bool
     if wanted:
         if len(given_items) > 1:
             return not wanted.is_interval and _same_in_order(wanted.items, given_items, same)
-        return None
+        return False if len(wanted.items) > 1 and _is_value(given) else None
     if found and len(gold_items) > 1:
         return not found.has_square and _same_as_sets(gold_items, found.items, same)
     if len(gold_items) == 1 and len(given_items) > 1 and re.fullmatch(r"-?\d+(?:,\d{3})+", gold):
         gold_items = gold.split(",")  # 70,110 may be two numbers
+    if found and len(found.items) > 1 and _is_value(gold):
+        return False
     if len(gold_items) == 1 and (len(given_items) == 1 or _is_remark(gold, given_items)):
         return None
-    if len(gold_items) == 1 and len(given_items) == 2 and same_quantity(*given_items):
-        return any(same(gold, item) for item in given_items)
+    if len(gold_items) == 1 and len(given_items) == 2:
+        either = restated(*given_items, asked=question.unit)
+        if either:
+            return any(same(gold, item) for item in either)
     return _same_as_sets(gold_items, given_items, same)
+
+
+_NO_VALUE = re.compile(
+    r"[<>=]|\\(?:le|ge|lt|gt|in|ne|pm|mp|cup|cap|emptyset)(?![a-zA-Z])|(?<!\\)\b[a-zA-Z]"
+)
+
+
+def _is_value(text: str) -> bool:
+    """Whether a text is one number or calculation, not a list, a relation, a name or words."""
+    return len(split_list(text)) == 1 and _NO_VALUE.search(text) is None
 
 
 def _is_remark(gold: str, items: Sequence[str]) -> bool:

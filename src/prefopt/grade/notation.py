@@ -16,7 +16,7 @@ _SIGNS = {
     "½": " 1/2", "⅓": " 1/3", "⅔": " 2/3", "¼": " 1/4", "¾": " 3/4", "²": "^2", "³": "^3",
     "’": "'", "‘": "'", "“": '"', "”": '"', "\u00a0": " ", "\u202f": " ", "\u2009": " ", "，": ",", "。": ".",
     "（": "(", "）": ")", "：": ":", "≈": "\\approx ",
-    "％": "%", "ℝ": "\\mathbb{R}", "∅": "\\emptyset ", "⟨": "(", "⟩": ")",
+    "％": "%", "…": "...", "ℝ": "\\mathbb{R}", "∅": "\\emptyset ", "⟨": "(", "⟩": ")",
 }  # fmt: skip
 _TRANSLATE = str.maketrans(_SIGNS)
 _ARROW = re.compile(r"-+>|=>|[→⇒⟹➜➡]")
@@ -72,10 +72,14 @@ _RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"(?<=\d)\s*\\(?:frac)", r" \\frac"),
     )
 )  # fmt: skip
+_OUTSIDE = r"""(?<![^\s(\[{"'$:;,=>~/、，：（「£€¥—–一-鿿-])"""
+"""A mark of Markdown opens after these: elsewhere it is multiplication, a power or an index."""
 _EMPHASISED = re.compile(
-    r"""(?<![^\s(\[{"'$:;,=>~-])(?P<mark>\*{1,3}|_{1,3})(?=[^\s*_])(?P<inside>[^\n]{0,300}?[^\s*_\\])(?P=mark)(?![\w*])"""
+    rf"{_OUTSIDE}(?P<mark>\*{{1,3}})(?=[^\s*])(?P<inside>[^\n]{{0,300}}?[^\s*\\])(?P=mark)(?![0-9A-Za-z*])"
+    rf"|{_OUTSIDE}(?P<line>_{{1,3}})(?=[^\s_{{])(?P<words>[^\n]{{0,300}}?[^\s_\\])(?P=line)(?![0-9A-Za-z_{{])"
+    rf"|{_OUTSIDE}\*\*(?P<number>[-$]*\d[\d.,]*)\*\*(?=[A-Za-z])"
 )
-"""The marks of Markdown stand outside of words; between two of them is multiplication, a power or an index."""
+"""A pair of marks and what stands between them."""
 _LEFT_OPEN = re.compile(r"^(?:\*{1,3}|_{1,3})(?=[^\s*_])")
 _LEFT_CLOSED = re.compile(
     r"(?<=[^\s*_\\])(?:\*{1,3}|_{1,3})"
@@ -95,6 +99,9 @@ _FRAC = re.compile(r"\\frac\s*")
 _GROUP_NUMBER = re.compile(
     r"(?<![\w}])\{(\d+(?:,\d{3})*(?:\.\d+)?)\}(?!\s*\{)|\{\{([^{}]*)\}\}(?!\s*\{)"
 )
+_UNIT_IN_DOLLARS = re.compile(
+    r"(?<=\d)\s*\$\s*(\\(?:text|mathrm)\s*\{[^{}$]*\}(?:\^\{?-?[123]\}?)?)\s*\$"
+)
 _WRAPPED = re.compile(
     r"""(?sx)
     ^(?: \$\$(?P<a>(?:[^$]|\\\$)*)\$\$ | \$(?P<b>(?:[^$\\]|\\.)*)\$ | \\\((?P<c>(?:(?!\\\)).)*)\\\)
@@ -109,6 +116,7 @@ def clean(text: str) -> str:
     while (wrapped := _WRAPPED.match(text)) is not None:
         inner = next(group for group in wrapped.groups() if group is not None)
         text = _strip_ends(inner)
+    text = _UNIT_IN_DOLLARS.sub(r" \1", text)
     text = _WITHOUT_VALUE.sub("", text).replace("\\$", "$").translate(_TRANSLATE)
     text = _ARROW.sub(" = ", text)
     text = re.sub(r"\\\(|\\\)|\\\[(?![0-9.]+(?:pt|em|ex|mm|cm)\])|(?<!\\)\\\]", " ", text)
@@ -125,15 +133,24 @@ def clean(text: str) -> str:
     text = _brace_fractions(text)
     text = _GROUP_NUMBER.sub(lambda m: m[1] or "{" + (m[2] or "") + "}", text)
     text = re.sub(r"(?i)(?<![a-z])([ap])\s?\.\s?m\b\.?", r"\1m", text)
+    text = re.sub(r"(?<=\d)\s*\(\s*=\s*([^()]*)\)$", _calculated, text.strip())
     return re.sub(
         r"^(?:\s|=|~|\\approx|\\sim|\\therefore)+", "", _strip_ends(re.sub(r"\s+", " ", text))
     )
 
 
+def _calculated(match: re.Match[str]) -> str:
+    """`(= 9 x 2)` after a value as a side of an equation."""
+    return " = " + re.sub(r"(?<=[\d)])\s*x\s*(?=[\d(])", r" \\times ", match[1])
+
+
 def compact(text: str) -> str:
     """A cleaned answer without spaces and without signs that carry no value, for comparing as a string."""
     text = re.sub(r"\\(?:cdot|times)(?![a-zA-Z])|\*", "*", text.replace("$", ""))
-    text = re.sub(r"(?<=\d),(?=\d{3}(?:\D|$))", "", text)
+    if not re.match(
+        r"\s*(?:[a-zA-Z]\s*\\in\s*)?(?:[(\[]|\\\{)", text
+    ):  # between brackets items are separated
+        text = re.sub(r"(?<=\d),(?=\d{3}(?:\D|$))", "", text)
     # A space after a command name separates it from the letters that follow.
     text = re.sub(r"(\\[a-zA-Z]+)\s+(?=[a-zA-Z])", r"\1@", text)
     text = re.sub(r"\s+", "", text)
@@ -159,12 +176,25 @@ def _strip_ends(text: str) -> str:
     return text
 
 
-def drop_emphasis(text: str) -> str:
-    """A text without the marks of bold and italic words, also where one half of a pair is cut off."""
+def unwrap_emphasis(text: str) -> str:
+    """A text without the marks of bold and italic words that come in pairs on one line."""
     before = None
     while before != text:
-        before, text = text, _EMPHASISED.sub(r"\g<inside>", text)
-    return _TAGS.sub("", _LEFT_CLOSED.sub("", _LEFT_OPEN.sub("", text)))
+        before, text = text, _EMPHASISED.sub(_inside, text)
+    return _TAGS.sub("", text)
+
+
+def _inside(match: re.Match[str]) -> str:
+    """What stands between two marks; all of it where they are signs of multiplication: `2 *3* 4`."""
+    before, after = match.string[: match.start()][-2:], match.string[match.end() :][:2]
+    if match["mark"] == "*" and re.match(r"[\d)]\s", before) and re.match(r"\s?[\d(]", after):
+        return match[0]
+    return match["inside"] or match["words"] or match["number"]
+
+
+def drop_emphasis(text: str) -> str:
+    """An answer without the marks of bold and italic words, also where one half of a pair is cut off."""
+    return _LEFT_CLOSED.sub("", _LEFT_OPEN.sub("", unwrap_emphasis(text)))
 
 
 def _drop_markdown(text: str) -> str:

@@ -43,19 +43,25 @@ _MATHS_WORDS = {
 
 
 _CHINESE = re.compile(
-    r"([-$]*[\d.,/]*\d)\s*((?:(?![十百千万亿兆半多余几以上下不非或和与至到分点错负倍吗])[一-鿿]){1,4})"
+    r"([-$]*[\d.,/]*\d)\s*([€£¥]|(?:(?![十百千万亿兆半多余几以上下不非或和与至到分点错负倍吗])[一-鿿]){1,4})"
 )
-"""A number and a unit that changes nothing about it."""
+"""A number and a unit without letters of ours that changes nothing about it."""
 _SIZES = {
     "second": 1, "minute": 60, "hour": 3600, "day": 86_400, "week": 604_800, "month": 2_629_800, "year": 31_557_600,
 }, {
     "millimeter": 1, "centimeter": 10, "meter": 1000, "kilometer": 10**6, "inch": Fraction("25.4"),
     "foot": Fraction("304.8"), "yard": Fraction("914.4"), "mile": 1_609_344,
-}, {"milligram": 1, "gram": 1000, "kilogram": 10**6, "ounce": 28_350, "pound": 453_592}, {
+}, {"milligram": 1, "gram": 1000, "kilogram": 10**6, "ounce": Fraction("28349.523125"),
+   "pound": Fraction("453592.37")}, {
     "cent": 1, "dollar": 100}, {"milliliter": 1, "liter": 1000}  # fmt: skip
 """Units of one kind in terms of the smallest of them."""
 _ROUNDED = Fraction(5, 100)
-"""Relative difference between a quantity and its rounded value in another unit."""
+"""Relative difference up to which two values may be one quantity, rounded in the unit that was not asked for."""
+_COUNTED = re.compile(
+    r"\bhow\s+(?:many|much)\s+(?:(?:more|fewer|less|total|whole|full|extra|additional|other|square|cubic|of|the)\s+)*"
+    r"([a-z]+)"
+)
+_EXPRESSED = re.compile(r"\bin\s+(?:(?:terms\s+of|square|cubic|whole|total)\s+)*([a-z]+)")
 
 
 def split_unit(text: str) -> Measured:
@@ -105,19 +111,40 @@ def units_differ(gold: str, given: str) -> bool:
     return wanted is not None and found is not None and wanted != found
 
 
-def same_quantity(first: str, second: str) -> bool:
-    """Whether two measured values are one quantity in two known units, perhaps rounded: 18 days, 2.5 weeks."""
-    measured = [split_unit(text) for text in (first, second)]
+def asked_unit(problem: str) -> str | None:
+    """The one known unit that a problem wants its answer in: `How many days`, `in meters`; None if there is no such."""
+    for form in (_COUNTED, _EXPRESSED):
+        words = [word for word in form.findall(problem.lower()) if word != "in"]
+        units = {unit for word in words if (unit := _canonical(word)) is not None}
+        if units:
+            return units.pop() if len(units) == 1 else None
+    return None
+
+
+def restated(first: str, second: str, *, asked: str | None = None) -> list[str]:
+    """Which of two texts may stand for both, if these are one quantity in two known units of a kind; else none.
+
+    The one in the unit asked for; the other may be rounded then (18 days, 2.5 weeks). Without such a unit either one,
+    if they are exactly equal.
+    """
+    texts = (first, second)
+    measured = [split_unit(text) for text in texts]
     units = [_canonical(m.unit) if len(m.unit.split()) == 1 else None for m in measured]
     numbers = [read_number(m.core) for m in measured]
     for sizes in _SIZES:
-        if units[0] != units[1] and all(unit in sizes for unit in units):
-            a, b = (
-                number.value * sizes[str(unit)] if number else None
-                for number, unit in zip(numbers, units, strict=True)
-            )
-            return a is not None and b is not None and abs(a - b) <= _ROUNDED * abs(a)
-    return False
+        if units[0] == units[1] or not all(unit in sizes for unit in units):
+            continue
+        a, b = (
+            number.value * sizes[str(unit)] if number else None
+            for number, unit in zip(numbers, units, strict=True)
+        )
+        if a is None or b is None:
+            return []
+        if asked not in sizes:
+            return list(texts) if a == b else []
+        close = abs(a - b) <= _ROUNDED * abs(a)
+        return [text for text, unit in zip(texts, units, strict=True) if close and unit == asked]
+    return []
 
 
 def _canonical(unit: str) -> str | None:

@@ -13,12 +13,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
@@ -26,7 +24,8 @@ from prefopt.build.agents import AgentBuild, build_trajectories
 from prefopt.build.settings import changes_since, require_section
 from prefopt.evals.agents import AgentSettings
 from prefopt.evals.measure import AgentMeasure, measure_agent
-from prefopt.objectives import Pairs, find_objective, needs_of, objective_names, parameters_of
+from prefopt.objectives import find_objective, objective_names, parameters_of
+from prefopt.objectives.margins import sees_margins_only
 from prefopt.pack.prepare import Weighable
 from prefopt.records import JsonValue
 from prefopt.runs.method import Method
@@ -121,42 +120,6 @@ def _broken(config: DmpoConfig) -> Iterator[str]:
     for key in _MODIFIERS:
         if getattr(config, key):
             yield f"{key} has no meaning with weighting {config.weighting}: remove it, or use weighting: dpo"
-
-
-@cache
-def sees_margins_only(name: str) -> bool:
-    """Whether an objective depends on a pair through rho_chosen - rho_rejected, in sums, and nothing else of tokens.
-
-    Only in that difference do the partition functions of weighted turns cancel. Lengths, statistics of tokens and
-    likelihoods without a reference would be mixed with weighted sums. Found out by trying: both log-ratios are
-    raised by the same amount, and nothing but sums is given.
-    """
-    function = find_objective(name)
-    need = needs_of(function)
-    if need.view != "pairs" or not need.reference or "gamma" in parameters_of(function):
-        return False
-    if "f_divergence_type" in parameters_of(function):
-        return False
-    try:
-        losses = [function(_trial(shift)).loss for shift in (0.0, 1.0)]
-    except ValueError:  # it asks for what is not given
-        return False
-    return torch.allclose(losses[0], losses[1], rtol=1e-9, atol=1e-9)
-
-
-def _trial(shift: float) -> Pairs:
-    """Two pairs with nothing but sums and annotations, the policy's raised by `shift`."""
-    both = torch.tensor([[-3.0, -5.0], [-4.0, -4.5]], dtype=torch.float64) + shift
-    scores = torch.tensor([[3.0, 2.0], [1.0, 1.0]], dtype=torch.float64)
-    return Pairs(
-        policy_chosen=both[0],
-        policy_rejected=both[1],
-        reference_chosen=torch.tensor([-3.5, -4.0], dtype=torch.float64),
-        reference_rejected=torch.tensor([-4.0, -5.0], dtype=torch.float64),
-        score_chosen=scores[0],
-        score_rejected=scores[1],
-        margin=scores[1],
-    )
 
 
 def phi(turns: int, gamma: float) -> NDArray[np.float64]:

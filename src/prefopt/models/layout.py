@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from torch import nn
@@ -9,7 +10,7 @@ from torch import nn
 from prefopt.errors import ConfigError, ModelError
 from prefopt.models.load import CausalModel, attention_name, plain_model
 from prefopt.models.selfcheck import SelfCheck, check_model, require_head
-from prefopt.pack.batch import Layout
+from prefopt.pack.batch import Example, Layout
 
 
 class LayoutChoice(NamedTuple):
@@ -20,7 +21,9 @@ class LayoutChoice(NamedTuple):
     check: SelfCheck
 
 
-def choose_layout(model: CausalModel, *, requested: str, longest: int) -> LayoutChoice:
+def choose_layout(
+    model: CausalModel, *, requested: str, longest: int, examples: Sequence[Example] = ()
+) -> LayoutChoice:
     """The layout to train in, after checking the model against plain transformers calls.
 
     Args:
@@ -28,6 +31,8 @@ def choose_layout(model: CausalModel, *, requested: str, longest: int) -> Layout
         requested: `auto`, `tree`, `packed` or `rows`.
         longest: tokens of the longest response with its prompt; a tree mask would switch off a sliding window
             shorter than that.
+        examples: what is trained on: with `auto`, trees under a dense mask are taken only where they cost less than
+            separate rows.
 
     Raises:
         ModelError: the model post-processes its logits in an unknown way, or has too few positions.
@@ -40,6 +45,15 @@ def choose_layout(model: CausalModel, *, requested: str, longest: int) -> Layout
     attention = attention_name(model)
     flex = attention == "flex_attention"
     best = Layout.ROWS if obstacle else Layout.PACKED if flex else Layout.TREE
+    if requested == "auto" and best is Layout.TREE:
+        ratio = tree_cost(model, examples)
+        if ratio > 1:
+            largest = max(example.tree.size for example in examples)
+            reason = (
+                f"a dense mask over trees of up to {largest} tokens would take {ratio:.1f} times as long by estimate "
+                "(layout: tree has them anyway)"
+            )
+            return LayoutChoice(Layout.ROWS, reason, check)
     if requested in ("auto", best):
         return LayoutChoice(best, obstacle or f"tree mask agrees to {check.tree:.1e} nats", check)
     if requested == Layout.ROWS:
@@ -56,6 +70,37 @@ def choose_layout(model: CausalModel, *, requested: str, longest: int) -> Layout
             else "use layout: packed"
         )
     )
+
+
+def tree_cost(model: CausalModel, examples: Sequence[Example]) -> float:
+    """Operations of the backbone with trees under a dense mask, as a multiple of those with separate rows.
+
+    A row of n positions takes ``6 P n + c L H n^2``, forward and backward: P parameters of the layers, L layers, H the
+    width of attention, c = 12 where every query is compared with every key (dense mask), and 6 for plain causal
+    attention. The head, the same for both but for shared scored tokens, is left out. 1 without examples.
+    """
+    inner = plain_model(model)
+    config = inner.config.get_text_config()
+    tables = {
+        id(p): p.numel()
+        for part in (inner.get_input_embeddings(), inner.get_output_embeddings())
+        if isinstance(part, nn.Module)
+        for p in part.parameters()
+    }
+    body = sum(p.numel() for p in inner.parameters()) - sum(tables.values())
+    attention = config.num_hidden_layers * config.hidden_size
+
+    def cost(lengths: Iterable[int], factor: int) -> int:
+        return sum(6 * body * n + factor * attention * n * n for n in lengths)
+
+    trees = sum(cost(e.row_lengths(Layout.TREE), 12 if branches(e) else 6) for e in examples)
+    rows = sum(cost(e.row_lengths(Layout.ROWS), 6) for e in examples)
+    return trees / rows if rows else 1.0
+
+
+def branches(example: Example) -> bool:
+    """Whether the responses of an example part somewhere, so that plain causal attention is not enough."""
+    return bool((example.tree.until != example.tree.size).any())
 
 
 def _require_positions(model: CausalModel, longest: int) -> None:

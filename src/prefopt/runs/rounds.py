@@ -10,9 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from prefopt.build.agents import AgentBuild
 from prefopt.build.settings import BuildSection
 from prefopt.config import RunConfig, parse
 from prefopt.errors import ConfigError
+from prefopt.evals.measure import Measure
 from prefopt.progress import say
 from prefopt.report.page import write_report
 from prefopt.runs.chain import going_on, written
@@ -65,7 +67,9 @@ def run_recipe(config: RunConfig, method: Method[RunConfig]) -> list[RoundResult
         )
     if count > 1:  # mistakes in later_rounds are found before anything is made
         model = Path(config.output_dir) / "round-1" / "model"
-        config_of_round(config, method, 2, model, starts=[config.model_name_or_path])
+        later = config_of_round(config, method, 2, model, starts=[config.model_name_or_path])
+        _require_measurable(later)
+    _require_measurable(config)
     done: list[RoundResult] = []
     starts = [config.model_name_or_path]
     for number in range(1, count + 1):
@@ -80,6 +84,13 @@ def run_recipe(config: RunConfig, method: Method[RunConfig]) -> list[RoundResult
         page = write_report(folders, Path(config.output_dir) / "report.html")
         say(f"all rounds: {page}")
     return done
+
+
+def _require_measurable(config: RunConfig) -> None:
+    """Mistakes in the section `evaluate` are found before anything is made."""
+    wanted, build = getattr(config, "evaluate", None), section_of_build(config)
+    if isinstance(wanted, Measure):
+        wanted.require_possible(build if isinstance(build, AgentBuild) else None)
 
 
 def config_of_round(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from prefopt.build.named_files import template_file
 from prefopt.config import RunConfig
 from prefopt.errors import ConfigError, ModelError, RecordError
 from prefopt.ledger import Ledger
@@ -73,7 +74,7 @@ def tokenizer_of(config: RunConfig) -> PreTrainedTokenizerFast:
         config.tokenizer_name_or_path or config.model_name_or_path,
         revision=config.model_revision,
         trust_remote_code=config.trust_remote_code,
-        chat_template=config.chat_template,
+        chat_template=template_file(config),
     )
 
 
@@ -83,13 +84,19 @@ def special_tokens_of(config: RunConfig, method: Method[RunConfig]) -> Sequence[
 
 
 def input_paths(config: RunConfig) -> list[str]:
-    """Files and folders on this machine that a run reads."""
+    """Files and folders on this machine that a run reads.
+
+    Raises:
+        ConfigError: `chat_template` is no file.
+    """
     files = [config.train_file, config.eval_file, config.built_file]
     named = [name for f in files if f is not None for name in ([f] if isinstance(f, str) else f)]
     models = [config.model_name_or_path, config.reference_model, config.tokenizer_name_or_path]
     bases = [_adapter_base(Path(name)) for name in models if name is not None]
-    every = [*named, *models, *bases, config.chat_template, config.dataset_name]
-    return [name for name in every if name is not None and Path(name).expanduser().exists()]
+    every = [*named, *models, *bases, config.dataset_name]
+    found = [name for name in every if name is not None and Path(name).expanduser().exists()]
+    template = template_file(config)
+    return found if template is None else [*found, template]
 
 
 def _adapter_base(folder: Path) -> str | None:

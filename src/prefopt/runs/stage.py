@@ -40,6 +40,7 @@ _NEUTRAL = {
     "per_device_eval_batch_size", "per_device_train_batch_size", "push_to_hub", "report_to",
     "resume_from_checkpoint", "run_name", "save_steps", "save_strategy", "save_total_limit",
     "pack_tokens", "eval_file", "eval_dataset_split", "strict", "train_file", "dataset_name",
+    "evaluate",
 }  # fmt: skip
 """Settings that a resumed run may change: they do not alter what is learnt, given the digests of schedule and data
 (so the same rows may lie in another file)."""
@@ -78,7 +79,9 @@ def prepare_stage(
     policy = load_policy(config, tokenizer, runtime.device, added=added)
     everything = [*train.examples, *(evaluation.examples if evaluation else [])]
     longest = max(n for e in everything for n in e.row_lengths(Layout.ROWS))
-    choice = choose_layout(policy.model, requested=config.layout, longest=longest)
+    choice = choose_layout(
+        policy.model, requested=config.layout, longest=longest, examples=train.examples
+    )
     packing = packing_for(
         everything, choice.layout, config, items=config.per_device_train_batch_size
     )
@@ -164,7 +167,9 @@ def plan_training(config: RunConfig, method: Method[RunConfig]) -> dict[str, obj
     runtime = Runtime(mixed_precision=mixed_precision(config))
     policy = load_policy(config, tokenizer, runtime.device, added=added)
     longest = max(n for e in train.examples for n in e.row_lengths(Layout.ROWS))
-    choice = choose_layout(policy.model, requested=config.layout, longest=longest)
+    choice = choose_layout(
+        policy.model, requested=config.layout, longest=longest, examples=train.examples
+    )
     packing = packing_for(
         train.examples, choice.layout, config, items=config.per_device_train_batch_size
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
@@ -49,6 +50,12 @@ class Limits:
                 raise SandboxError(
                     f"limits: {field}={value} must lie between {least:,} and {most:,}"
                 )
+        allowed = _processes_of_user()
+        if allowed is not None and self.processes > allowed:
+            raise SandboxError(
+                f"limits: processes={self.processes} is more than a user may have here; give at most {allowed} "
+                "(`ulimit -Hu` less the sandbox's own)"
+            )
 
 
 _SECONDS = {"seconds", "cpu_seconds"}
@@ -62,6 +69,12 @@ _BOUNDS: Mapping[str, tuple[float, float]] = {
     "files": (1, 10**9),
 }
 """Least and most of each limit: less is used up by the start of Python, more is refused by the kernel."""
+
+
+def _processes_of_user() -> int | None:
+    """The most that the kernel lets the sandbox set, without its own first process; None: any number."""
+    hard = resource.getrlimit(resource.RLIMIT_NPROC)[1]
+    return None if hard == resource.RLIM_INFINITY else hard - 1
 
 
 class CellResult(NamedTuple):

@@ -19,6 +19,11 @@ from prefopt.values import encoded
 
 FINISHED = "finished.json"
 LOCK = ".lock"
+EVALUATIONS = ("evaluation.json", "evaluation-outputs.jsonl", "evaluation.sqlite*")
+"""What evaluations on problems leave in the folder of the run, and for several files in `evaluations/<name>`."""
+AGENT_EVALUATION = "agent-evaluation.json"
+AGENT_EVALUATIONS = ("trajectories.jsonl", "agent-evaluation.sqlite*", AGENT_EVALUATION)
+"""What evaluations in environments leave; builds call a file of theirs `trajectories.jsonl` too."""
 
 
 class RunFolder:
@@ -43,9 +48,16 @@ class RunFolder:
         """Everything that a run makes in the folder."""
         return [p for p in vars(self).values() if isinstance(p, Path) and p != self.path]
 
+    def evaluations(self) -> list[Path]:
+        """What evaluations of the run's model have left in the folder; with another model it is not true any more."""
+        names = [*EVALUATIONS, *(f"evaluations/*/{name}" for name in EVALUATIONS)]
+        if (self.path / AGENT_EVALUATION).exists():
+            names += AGENT_EVALUATIONS
+        return [path for name in names for path in sorted(self.path.glob(name))]
+
     def clear(self) -> None:
-        """Remove what a run makes, and nothing else that may lie in the folder."""
-        for path in self.contents():
+        """Remove what a run makes and what evaluations say about it, and nothing else that may lie in the folder."""
+        for path in [*self.contents(), *self.evaluations()]:
             try:
                 if path.is_dir() and not path.is_symlink():
                     shutil.rmtree(path)
@@ -196,7 +208,7 @@ def _refuse_to_mix(folder: RunFolder) -> None:
 def _refuse_to_remove(folder: RunFolder, inputs: Sequence[str]) -> None:
     for name in inputs:
         source = Path(name).resolve()
-        for path in folder.contents():
+        for path in [*folder.contents(), *folder.evaluations()]:
             target = path.resolve()
             if source == target or target in source.parents:
                 raise ConfigError(

@@ -43,7 +43,7 @@ class Gymnasium:
 
     id: str
     """What `gymnasium.make` takes: `FrozenLake-v1`."""
-    modules: Sequence[str] = ()
+    modules: Sequence[str] | str = ()
     """Modules to import first, those that register the environment."""
     arguments: Mapping[str, JsonValue] = field(default_factory=dict)
     """Further arguments of `gymnasium.make`."""

@@ -264,7 +264,10 @@ class Simulator:
         return max(self._best, score / 100)
 
     def expert(self, task: Task) -> Sequence[Move]:
-        """The simulator's own path to the score of 100: no thoughts, and not the shortest."""
+        """The simulator's own path to the score of 100: no thoughts, and not the shortest.
+
+        Where it knows several paths, which one it gives depends on how many it was asked for before.
+        """
         self._load(task, gold=True)
         actions = cast("Sequence[object]", self._machine.ask("getGoldActionSequence"))
         return [Move(str(action)) for action in actions]
