@@ -7,6 +7,7 @@ import pytest
 
 from prefopt.build.bootstrap import (
     Candidates,
+    Pairing,
     PairRule,
     choose,
     length_gap,
@@ -204,3 +205,22 @@ def test_no_prompts_at_all() -> None:
     assert scan_fully(none).alpha == 0.0
     assert scan_officially(none, beta=0.1).alpha == 0.0
     assert length_gap(none, choose(none, 0.0)) is None
+
+
+@pytest.mark.parametrize("pairing", ["best_worst", "random"])
+def test_a_full_scan_finds_the_smallest_gap_behind_plateaus(pairing: Pairing) -> None:
+    for seed in range(12):
+        draw = np.random.default_rng(seed)
+        lengths = draw.integers(1, 40, (15, 6)).astype(float)
+        rewards = 0.05 * lengths + draw.standard_normal((15, 6)) ** 3
+        texts = np.arange(90).reshape(15, 6).astype(str)
+        many = Candidates.of(rewards.tolist(), lengths.tolist(), texts.tolist())
+        rule = PairRule(pairing, seed=seed)
+        few, all_of_them = scan_fully(many, rule, points=3), scan_fully(many, rule, points=5000)
+        found, smallest = (
+            length_gap(many, choose(many, fit.alpha, rule)) for fit in (few, all_of_them)
+        )
+        assert found is not None
+        assert smallest is not None
+        assert abs(found) == abs(smallest)
+        assert len(few.curve) < len(all_of_them.curve)

@@ -19,17 +19,24 @@ from prefopt.build.curriculum import (
     NONE_LEFT,
     REPEATED,
     TIED,
+    UNFIT,
     UNMEASURED,
     UNSCORED,
     Curriculum,
     Measure,
     make_curriculum,
 )
-from prefopt.build.difficulty import imported, logp_gap, rank_gap, reward_gap, score_gap
+from prefopt.build.difficulty import (
+    PairLogps,
+    imported,
+    logp_gap,
+    rank_gap,
+    reward_gap,
+    score_gap,
+)
 from prefopt.build.stages import CurriculumRules, stage_of
 from prefopt.errors import ConfigError, RecordError
 from prefopt.ledger import Ledger
-from prefopt.models.likelihood import ResponseLogp
 from prefopt.records import Message, Pair, Preference, Response
 from prefopt.text.sources import load_preferences
 
@@ -235,23 +242,51 @@ def test_difficulties() -> None:
     assert score_gap([scored]) == [(8.0, 0.0)]
     assert rank_gap([ranked, scored]) == [(3,), (1, 0)]
 
-    def logps(*rows: tuple[float, ...]):
-        return lambda records: [tuple(ResponseLogp(v, 1) for v in row) for row in rows]
+    def logps(*pairs: tuple[float, float] | None):
+        def found(records: Sequence[Preference]) -> list[PairLogps | None]:
+            assert [r.id for r in records] == ["a/0-1", "b/0-2", "b/0-1"], "a record per pair"
+            return [None if pair is None else PairLogps(*pair) for pair in pairs]
 
-    reference = logps((-3.0, -5.0), (-1.0, -2.0, -4.0))
-    policy = logps((-2.0, -6.0), (-1.0, -2.0, -5.0))
+        return found
+
+    reference = logps((-3.0, -5.0), (-1.0, -4.0), (-1.0, -2.0))
+    policy = logps((-2.0, -6.0), (-1.0, -5.0), None)
     assert logp_gap(reference)([ranked, scored]) == [(2.0,), (3.0, 1.0)]
-    assert reward_gap(policy, reference, beta=0.5)([ranked, scored]) == [(1.0,), (0.5, 0.0)]
+    assert reward_gap(policy, reference, beta=0.5)([ranked, scored]) == [(1.0,), (0.5, None)]
+
+
+def test_pairs_that_training_would_drop_are_left_out_and_counted() -> None:
+    found, ledger = made([record("a", 5, 3, 1)], measure=lambda records: [(None, 2.0)])
+    assert [r.id for r in found.file_of(1)] == ["a/0-2"]
+    assert found.counts == {UNFIT: 1}
+    assert ledger.notes == {UNFIT: 1}
+
+
+def test_lists_that_are_ranked_in_part() -> None:
+    texts = tuple(Response(t, rank=r) for t, r in (("x", 1), ("y", 4), ("z", None)))
+    partial = Preference("a", "q", texts, origin="d.jsonl:a")
+    with pytest.raises(RecordError, match="d.jsonl:a: response 3 has neither a score nor a rank"):
+        made([partial], measure=rank_gap)
+    found, _ = made([partial], measure=rank_gap, on_missing="drop")
+    assert [(r.id, r.meta["ease"]) for r in found.file_of(1)] == [("a/0-1", 3)]
+    assert found.counts == {UNSCORED: 1}
 
 
 def test_a_difficulty_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my_measures.py").write_text(
         "def longest(record, pair):\n    return len(record.responses[pair.chosen].text)\n"
     )
+    (tmp_path / "my_broken_measures.py").write_text("1 / 0\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     paired = Preference("a", "q", (Response("four"), Response("x")), (Pair(0, 1),))
     assert imported("my_measures:longest")([paired]) == [(4.0,)]
     for wrong, says in (
+        (".my_measures:longest", "is no function"),
+        (":longest", "is no function"),
+        (
+            "my_broken_measures:f",
+            "cannot be imported: ZeroDivisionError: division by zero; .*PYTHONPATH",
+        ),
         ("my_measures:nothing", "cannot be imported"),
         ("no_such_module:f", "cannot be imported"),
         ("my_measures", "is no function"),
@@ -259,6 +294,30 @@ def test_a_difficulty_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     ):
         with pytest.raises(ConfigError, match=says):
             imported(wrong)
+
+
+def test_a_difficulty_of_ones_own_that_fails_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "poor_measures.py").write_text(
+        "def nothing(record, pair):\n    return None\n"
+        "def text(record, pair):\n    return 'high'\n"
+        "def fails(record, pair):\n    return record.meta['length']\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    scored = record("a", 2, 1)
+    with pytest.raises(RecordError, match="pair of responses 1 and 2 has no difficulty"):
+        made([scored, record("b", 2, 1)], measure=imported("poor_measures:nothing"))
+    for name, says in (
+        ("text", "ValueError: could not convert string to float: 'high'"),
+        ("fails", "KeyError: 'length'"),
+    ):
+        with pytest.raises(RecordError) as caught:
+            made([scored], measure=imported(f"poor_measures:{name}"))
+        assert str(caught.value) == (
+            f"d.jsonl:a: difficulty 'poor_measures:{name}' fails on the pair of responses 1 and 2 ({says}); repair "
+            "the function"
+        )
 
 
 def test_b12_ranked_lists_as_people_make_them() -> None:

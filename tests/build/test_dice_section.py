@@ -71,6 +71,82 @@ def test_a9_the_reward_reference_of_each_round(reference: str, expected: list[st
     assert found == list(zip(starts, expected, strict=True))
 
 
+def round_of(number: int, keys: dict[str, Any] | None = None, **build: Any) -> DiceConfig:
+    config = parse({**recipe(rounds=3, **build), **(keys or {})}, METHOD.config)
+    starts = ["m0", "m1", "m2"][:number]
+    before = Path(starts[-1]) if number > 1 else None
+    own = config_of_round(config, METHOD, number, before, starts=starts)
+    assert isinstance(own, DiceConfig)
+    return own
+
+
+def build_of(config: DiceConfig) -> DiceBuild:
+    assert config.build is not None
+    return config.build
+
+
+def test_the_build_of_later_rounds_can_differ() -> None:
+    later = {"later_rounds": {"beta": 0.2, "build": {"gamma": 0.25, "samples": 12}}}
+    first, second = (build_of(round_of(k, **later)) for k in (1, 2))
+    assert [first.gamma, second.gamma] == [0.5, 0.25]
+    assert [first.samples, second.samples] == [8, 12]
+    assert second.offline == "pairs.jsonl"
+
+
+@pytest.mark.parametrize(
+    ("later", "says"),
+    [
+        ({"build": {"gama": 0.25}}, "gama"),
+        ({"build": {"previous": "x"}}, "build.later_rounds.build.previous would have no effect"),
+        ({"build": {"output_dir": "x"}}, "build.later_rounds.build.output_dir would have no"),
+        ({"build": 3}, "build.later_rounds.build is 3; give keys of the section"),
+        ({"output_dir": "x"}, "build.later_rounds.output_dir would have no effect"),
+        ({"model_name_or_path": "x"}, "build.later_rounds.model_name_or_path would have no"),
+    ],
+)
+def test_mistakes_in_later_rounds_are_one_line(later: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        round_of(2, later_rounds=later)
+    assert says in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_reference_of_the_first_round_is_not_that_of_later_ones() -> None:
+    found = [round_of(k, {"reference_model": "elsewhere"}).reference_model for k in (1, 2, 3)]
+    assert found == ["elsewhere", None, None]
+
+
+def test_the_recipes_own_model_keeps_revision_and_tokenizer_as_a_reward_reference() -> None:
+    keys = {"model_revision": "v2", "tokenizer_name_or_path": "words"}
+    first, second = (build_of(round_of(k, keys)) for k in (1, 2))
+    assert (first.previous, first.previous_revision, first.previous_tokenizer) == (
+        "sft",
+        None,
+        None,
+    )
+    assert (second.previous, second.previous_revision) == ("m0", "v2")
+    assert second.previous_tokenizer == "words"
+    third = build_of(round_of(3, keys, reward_reference="initial"))
+    assert (third.previous, third.previous_revision) == ("m0", "v2")
+    fixed = build_of(round_of(2, keys, reward_reference="fixed", previous_revision="v0"))
+    assert (fixed.previous, fixed.previous_revision) == ("sft", "v0")
+
+
+@pytest.mark.parametrize(
+    ("keys", "later", "expected"),
+    [
+        ({"beta": 0.3}, {}, [0.7, 0.3, 0.3]),
+        ({"beta": 0.3}, {"beta": 0.5}, [0.7, 0.3, 0.5]),
+        ({}, {}, [0.7, 0.1, 0.1]),  # that of DPO
+    ],
+)
+def test_the_beta_of_a_later_reward_is_that_of_the_training_before(
+    keys: dict[str, Any], later: dict[str, Any], expected: list[float]
+) -> None:
+    found = [build_of(round_of(k, keys, beta=0.7, later_rounds=later)).beta for k in (1, 2, 3)]
+    assert found == expected
+
+
 def test_alpha_in_published_units_is_beta_times_it() -> None:
     assert section(alpha=0.023, alpha_unit="logp", beta=0.1).bootstrap().alpha == pytest.approx(
         0.0023

@@ -67,3 +67,13 @@ def test_a_text_and_a_single_message_are_one_prompt() -> None:
     assert prompt_key(text) == prompt_key(Preference("b", (Message("user", "Hello"),), ()))
     system = Preference("c", (Message("system", "Be brief"), Message("user", "Hello")), ())
     assert prompt_key(system) != prompt_key(text)
+
+
+def test_every_record_is_in_the_mix_or_left_over() -> None:
+    generated = [*pairs(3, "own"), *pairs(1, "again")]
+    offline = [*pairs(5, "old"), *pairs(1, "again")]
+    for gamma in (0.0, 0.25, 0.5, 1.0):
+        mix = replay_mix(generated, offline, gamma=gamma, seed=1)
+        assert len(mix.generated) + mix.left_over.generated == 4
+        assert len(mix.offline) + mix.left_over.offline + mix.left_over.repeated == 6
+        assert mix.left_over.repeated == 1

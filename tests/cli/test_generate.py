@@ -97,6 +97,8 @@ def test_a_local_model_answers(tmp_path, capsys):
     [
         (["--batch-size", "2", "--server", "http://localhost:1/v1"], "--batch-size belongs to"),
         (["--timeout", "2"], "--timeout belongs to --server URL"),
+        (["--limit", "-1"], "--limit -1: give 1 or more"),
+        (["--limit", "0"], "--limit 0: give 1 or more"),
         (["--temperature", "-1", "--server", "http://localhost:1/v1"], "temperature is -1.0"),
     ],
 )

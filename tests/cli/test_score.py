@@ -75,7 +75,7 @@ def test_lists_keep_their_own_scores_beside_the_new_ones_and_can_be_paired_anew(
     assert "1 without a score, left out" in said
     first, second = read_preferences(tmp_path / "out.jsonl")
     assert first.meta["given_scores"] == [3.0, 1.0, 2.0]
-    assert {(p.chosen, p.rejected) for p in first.pairs} == {(0, 2), (0, 1), (2, 1)}
+    assert first.pairs == (), "a pair by the annotation could contradict the new scores"
     assert second.responses[1].score is None
     assert score(models, tmp_path, LISTS, "--pairing", "best_worst") == 0
     first, second = read_preferences(tmp_path / "out.jsonl")
@@ -94,6 +94,19 @@ def test_labels_are_compared_with_the_sign(
         True,
         False,
     ] * 2
+
+
+@pytest.mark.parametrize("reference", ["same", "gone"])
+def test_a_wrong_reference_is_refused_before_anything_is_scored(
+    reference: str, models: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = models[0] if reference == "same" else str(tmp_path / "gone")
+    assert score([models[0], other], tmp_path, PAIRS) == 2
+    said = capsys.readouterr().err
+    assert {"same": "have the same weights: every reward", "gone": "gone does not exist"}[
+        reference
+    ] in said.splitlines()[-1]
+    assert not (tmp_path / "out.jsonl.journal.sqlite").exists()
 
 
 @pytest.mark.parametrize(

@@ -178,12 +178,25 @@ def test_matches_of_one_prompt_are_drawn_together():
 @pytest.mark.parametrize(
     ("matches", "options", "message"),
     [
-        ([Match("a", "a", WIN)], {}, "'a' is matched with itself"),
+        ([Match("a", "a", WIN)], {}, "match 1 of 1: 'a' is matched with itself"),
         ([Match("a", "b", WIN)], {"prior": -1}, "the prior is -1"),
         ([Match("a", "b", WIN)], {"clusters": []}, "1 matches and 0 clusters"),
-        ([Match("a", "b", 3)], {}, "the preference 3 is not between"),
+        (
+            [Match("a", "b", WIN), Match("c", "d", 3)],
+            {},
+            r"match 2 of 2 \(c and d\): the preference 3 is not between",
+        ),
+        ([Match("a", "b", "won")], {}, r"match 1 of 1 \(a and b\): 'won' is no verdict"),
     ],
 )
 def test_what_cannot_be_is_refused(matches, options, message):
     with pytest.raises(ValueError, match=message):
         rank_models(matches, **options)
+
+
+def test_verdicts_that_are_all_equal_have_an_interval_of_no_width():
+    """As the documentation warns: resamples do not differ, and the prior decides alone."""
+    found = rank_models([Match("a", "b", WIN)] * 10, prior=1, bootstrap=FEW).models["a"]
+    assert found.low == pytest.approx(found.elo) == found.high
+    # 10.5 wins against 0.5: odds of 21.
+    assert 2 * found.value == pytest.approx(math.log(21))

@@ -293,6 +293,16 @@ def test_rate_over_another_baseline_is_the_difference_of_weights():
             {"gamed": GamedRows([0.5], [1.0, 2.0], [0.0])},
             "gamed rows have 1 shares, 2 lengths and 1 difficulties",
         ),
+        (
+            ([2, 1], [1, 2], [1, 2]),
+            {"gamed": GamedRows([0.5, 1.0], [1.0, math.nan], [0.0, 0.0])},
+            "lengths of gamed rows: number 2 is not finite",
+        ),
+        (
+            ([2, 1], [1, 2], [1, 2]),
+            {"gamed": GamedRows([0.5], [1.0], [math.inf]), "difficulty": [1.0, 2.0]},
+            "difficulties of gamed rows: number 1 is not finite",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused(arguments, options, message):

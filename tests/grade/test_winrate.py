@@ -173,3 +173,15 @@ def test_equal_seeds_give_equal_intervals():
     verdicts = [WIN, LOSS, TIE, WIN, LOSS] * 7
     assert win_rate(verdicts) == win_rate(verdicts)
     assert win_rate(verdicts, bootstrap=Bootstrap(seed=3)).value == win_rate(verdicts).value
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"resamples": 0}, "0 resamples make no interval; give 1 or more"),
+        ({"level": 95}, "the level is 95; give a number between 0 and 1"),
+    ],
+)
+def test_an_interval_of_nothing_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        Bootstrap(**options)

@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 import torch
+from datasets import Dataset, DatasetDict
 from transformers import AutoModelForCausalLM
 
+from prefopt.build.curriculum import UNFIT
 from prefopt.cli.main import main
 from prefopt.config import load_recipe
 from prefopt.errors import ConfigError, ResumeError
@@ -343,3 +345,169 @@ def test_run_trains_in_stages_too(
     assert main(["run", str(path)]) == 0
     assert capsys.readouterr().out.split() == [str(tmp_path / "run" / "model")]
     assert (tmp_path / "run" / "stage-2" / "finished.json").exists()
+
+
+def held_out(folder: Path, names: dict[str, str], *, swapped: bool = False) -> Path:
+    """Pairs under columns of those names; `swapped` also has columns of the usual names that say the opposite."""
+    rows: list[dict[str, Any]] = []
+    for row in string_pairs(4):
+        rows.append({names[key]: row[key] for key in ("prompt", "chosen", "rejected")})
+        if swapped:
+            rows[-1] |= {"chosen": row["rejected"], "rejected": row["chosen"]}
+    return write_rows(folder / "held-out.jsonl", rows)
+
+
+@pytest.mark.parametrize("schedule", ["iterative", "single_run"])
+def test_evaluation_data_keep_their_own_columns(
+    schedule: str, curry: Settings, tmp_path: Path
+) -> None:
+    names = {"prompt": "prompt", "chosen": "better", "rejected": "worse"}
+    rows = [
+        {names[key]: row[key] for key in ("prompt", "chosen", "rejected")} | {"stage": 1 + i % 2}
+        for i, row in enumerate(string_pairs(8))
+    ]
+    result = curry.with_(
+        train_file=str(write_rows(tmp_path / "train.jsonl", rows)),
+        eval_file=str(held_out(tmp_path, names, swapped=True)),
+        columns={"chosen": "better", "rejected": "worse"},
+        schedule=schedule,
+        stages="given",
+        eval_strategy="epoch",
+    ).train()
+    written = read_preferences(result.folder / "curriculum" / "held-out.jsonl")
+    assert [
+        [r.responses[p].text for p in (r.pairs[0].chosen, r.pairs[0].rejected)] for r in written
+    ] == [[r["chosen"], r["rejected"]] for r in string_pairs(4)]
+    last = result.folder if schedule == "single_run" else result.folder / "stage-2"
+    assert any("eval_loss" in row for row in read_rows(last / "metrics.jsonl"))
+    ledgers = read_json(last / "data-ledger.json")
+    assert (ledgers["eval"]["read"], ledgers["eval"]["kept"]) == (4, 4)
+    index = read_json(result.folder / "curriculum" / "curriculum.json")
+    assert index["held_out_ledger"]["read"] == 4
+
+
+def test_a_split_of_a_data_set_is_evaluated(curry: Settings, tmp_path: Path) -> None:
+    splits = DatasetDict()
+    splits["train"] = Dataset.from_list(lists(4))
+    splits["held"] = Dataset.from_list(lists(10)[8:])
+    splits.save_to_disk(tmp_path / "saved")
+    result = curry.with_(
+        train_file=None,
+        dataset_name=str(tmp_path / "saved"),
+        eval_dataset_split="held",
+        eval_strategy="epoch",
+    ).train()
+    written = read_preferences(result.folder / "curriculum" / "held-out.jsonl")
+    assert [(r.prompt, len(r.pairs)) for r in written] == [
+        ("What is 8 + 4?\n", 2),
+        ("What is 9 + 4?\n", 2),
+    ]
+    assert "eval_loss" in read_rows(result.folder / "stage-1" / "metrics.jsonl")[-1]
+
+
+def test_overwriting_spares_the_models_of_difficulties(curry: Settings, tmp_path: Path) -> None:
+    curry.train()
+    files = {p: p.read_bytes() for p in (tmp_path / "run").rglob("*.json")}
+    again = curry.with_(overwrite_output_dir=True, learning_rate=1e-2)
+    for keys, name in (
+        ({"difficulty": "implicit_reward", "difficulty_policy": "model"}, "model"),
+        ({"difficulty": "reference_gap", "difficulty_reference": "stage-1/model"}, "stage-1/model"),
+    ):
+        key = next(k for k in keys if k.startswith("difficulty_"))
+        for schedule in ("iterative", "single_run"):
+            read = again.with_(**{**keys, key: str(tmp_path / "run" / name)}, schedule=schedule)
+            with pytest.raises(ConfigError, match=f"--overwrite would delete .*{name}, which this"):
+                read.train()
+    assert {p: p.read_bytes() for p in (tmp_path / "run").rglob("*.json")} == files
+
+
+def test_difficulties_are_measured_on_what_is_trained(curry: Settings, tmp_path: Path) -> None:
+    """A response beyond max_length is cut, and a prompt without room for one drops its pairs, as in training."""
+    rows = lists(3)
+    rows[0]["responses"][2] = "no" * 400
+    rows[1]["prompt"] = "What is it? " * 40
+    path = str(write_rows(tmp_path / "long.jsonl", rows))
+    long = curry.with_(train_file=path, difficulty="reference_gap", max_length=48, stages="pooled")
+    result = long.train()
+    index = read_json(result.folder / "curriculum" / "curriculum.json")
+    assert (index["stages"][0]["pairs"], index["left_out"]) == (4, {UNFIT: 2})
+    assert index["basis"]["lengths"] == [48, None, "drop", "cut"]
+    loaded = load_model(curry["model_name_or_path"])
+    (record,) = (
+        r
+        for r in read_preferences(result.folder / "curriculum" / "stage-1.jsonl")
+        if len(r.responses[1].text) == 800
+    )
+    ends = []
+    for response in record.responses:
+        ids = loaded.tokenizer(f"{record.prompt}{response.text}")["input_ids"]
+        ids = [*ids, loaded.tokenizer.eos_token_id][:48]
+        prompt = len(loaded.tokenizer(str(record.prompt))["input_ids"])
+        with torch.no_grad():
+            logp = loaded.model(torch.tensor([ids])).logits[0].double().log_softmax(-1)
+        ends.append(sum(float(logp[i - 1, ids[i]]) for i in range(prompt, len(ids))))
+    assert record.meta["ease"] == pytest.approx(ends[0] - ends[1], abs=1e-4)
+
+
+def test_a_model_that_cannot_read_the_text_is_refused(curry: Settings, tmp_path: Path) -> None:
+    rows = lists(2)
+    rows[0]["responses"][2] = "no" * 400
+    path = str(write_rows(tmp_path / "long.jsonl", rows))
+    with pytest.raises(ConfigError, match=r"and .* reads 256 tokens: set max_length: 256 or less"):
+        curry.with_(train_file=path, difficulty="reference_gap").train()
+
+
+def test_the_report_of_a_chain_has_all_its_stages(curry: Settings, tmp_path: Path) -> None:
+    folder = curry.train().folder
+    page = (folder / "report.html").read_bytes()
+    assert main(["report", str(folder)]) == 0
+    assert (folder / "report.html").read_bytes() == page
+    assert b"stage-1 and stage-2" in page
+    (folder / "report.html").unlink()
+    shutil.rmtree(folder / "model")
+    before = weight_bytes(folder / "stage-2" / "model")
+    curry.with_(resume_from_checkpoint=True).train()
+    assert (folder / "report.html").read_bytes() == page
+    assert weight_bytes(folder / "model") == before
+    shutil.rmtree(folder / "stage-1" / "model")
+    with pytest.raises(ResumeError, match=r"stage-1/model: is gone, .* remove .*finished.json"):
+        curry.with_(resume_from_checkpoint=True).train()
+    (folder / "stage-1" / "finished.json").unlink()
+    curry.with_(resume_from_checkpoint=True).train()
+    assert weight_bytes(folder / "model") == before
+
+
+def test_overwriting_leaves_nothing_of_a_longer_chain(curry: Settings, tmp_path: Path) -> None:
+    folder = curry.train().folder
+    (folder / "stage-2" / "mine.txt").write_text("keep")
+    anew = curry.with_(overwrite_output_dir=True)
+    assert anew.with_(stages="pooled").train().folder == folder
+    assert [p.name for p in (folder / "stage-2").iterdir()] == ["mine.txt"]
+    assert read_json(folder / "chain.json") == {"links": ["stage-1"], "earlier": []}
+    with pytest.raises(ResumeError, match="holds several trainings one after another"):
+        curry.with_(schedule="single_run", resume_from_checkpoint=True).train()
+    anew.with_(schedule="single_run").train()
+    assert not (folder / "stage-1").exists()
+    assert not (folder / "chain.json").exists()
+
+
+def test_a_changed_model_or_function_is_another_curriculum(
+    curry: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measures = tmp_path / "changing_measures.py"
+    measures.write_text("def f(record, pair):\n    return 1.0\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    own = curry.with_(difficulty="changing_measures:f")
+    own.train()
+    measures.write_text("def f(record, pair):\n    return 2.0\n")
+    with pytest.raises(ResumeError, match=r"made with other settings or data \(function\)"):
+        own.with_(resume_from_checkpoint=True).train()
+    copied = shutil.copytree(curry["model_name_or_path"], tmp_path / "measuring")
+    by_model = curry.with_(
+        difficulty="reference_gap", difficulty_reference=str(copied), output_dir=str(tmp_path / "b")
+    )
+    by_model.train()
+    config = (copied / "config.json").read_text()
+    (copied / "config.json").write_text(config + " ")
+    with pytest.raises(ResumeError, match=r"\(reference_files\)"):
+        by_model.with_(resume_from_checkpoint=True).train()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -25,7 +26,7 @@ from tests.integration.runs import (
     string_pairs,
     write_rows,
 )
-from tests.tiny import make_model_folder
+from tests.tiny import make_model_folder, make_tokenizer
 
 pytestmark = pytest.mark.slow
 PROMPTS, SAMPLES = 6, 4
@@ -85,6 +86,8 @@ def test_a8_a9_two_rounds(
     }  # fmt: skip
     assert load_recipe(runs[1] / "run.yaml")["model_name_or_path"] == trained
     assert [losses(run)[0] for run in runs] == pytest.approx([0.6931472] * 2)
+    for run in runs:
+        assert "length gap over alpha" in (run / "report.html").read_text(encoding="utf-8")
     said = capsys.readouterr().err
     assert (
         f"reward: 0.1 * (log {trained} - log {start}); trained from and against {trained}" in said
@@ -150,6 +153,38 @@ def test_only_earlier_data_only_own_answers_and_held_out_prompts(
     assert trained
     assert held
     assert trained & held == set()
+
+
+def test_counts_of_earlier_data_add_up(tmp_path: Path, models: tuple[Path, Path]) -> None:
+    given = string_pairs(8)
+    given += [{**given[0], "rejected": "another one"}]
+    file = write_rows(tmp_path / "earlier.jsonl", given)
+    path = recipe(tmp_path, models, offline=str(file), gamma=1, held_out=0.3)
+    assert main(["build", str(path)]) == 0
+    counts = read_json(tmp_path / "data" / "counts.json")["counts"]
+    assert (counts["offline rows"], counts["offline records that repeat a prompt"]) == (9, 1)
+    assert counts["offline records of held-out prompts"] > 0
+    fates = [
+        "rows without a usable pair", "records of held-out prompts", "records that repeat a prompt",
+        "records in the mix", "records left over",
+    ]  # fmt: skip
+    assert sum(counts[f"offline {fate}"] for fate in fates) == 9
+
+
+def test_a_wrong_reference_is_found_before_the_first_sample(
+    tmp_path: Path, models: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = shutil.copytree(models[0], tmp_path / "copy")
+    words = make_tokenizer(["alpha", "beta", "gamma"])
+    other = make_model_folder(tmp_path / "other", "llama", tokenizer=words)
+    for previous, says in (
+        (tmp_path / "gone", "does not exist"),
+        (copy, "have the same weights: every reward would be 0"),
+        (other, "different vocabularies"),
+    ):
+        assert main(["build", str(recipe(tmp_path, models, previous=str(previous)))]) == 2
+        assert says in capsys.readouterr().err.splitlines()[-1]
+        assert rows(tmp_path / "data") == 0
 
 
 def test_no_pair_is_one_line(

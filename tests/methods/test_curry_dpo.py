@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from prefopt.build.stages import CurriculumRules
-from prefopt.config import parse
+from prefopt.config import load_recipe, parse
 from prefopt.errors import ConfigError
 from prefopt.methods.base import find_method
 from prefopt.methods.curry_dpo import METHOD, CurryDpoConfig, difficulty_of, rules_of
 from prefopt.runs.chain import Link, config_of_link
+from prefopt.runs.setup import input_paths
+
+RECIPE = Path(__file__).parents[2] / "recipes" / "curry_dpo" / "curry_dpo.yaml"
 
 
 def recipe(**changes: Any) -> CurryDpoConfig:
@@ -68,6 +72,26 @@ def test_keys_that_exclude_each_other_are_one_line(keys: dict[str, Any], says: s
 )
 def test_keys_that_go_together(keys: dict[str, Any]) -> None:
     recipe(**keys)
+
+
+@pytest.mark.parametrize(
+    "key", ["stages=given", "stages=pooled", "only=easiest", "order=random", "schedule=single_run"]
+)
+def test_the_recipe_goes_with_every_baseline(key: str) -> None:
+    raw = load_recipe(RECIPE, [key])
+    name, _, value = key.partition("=")
+    assert getattr(parse(raw, METHOD.config), name) == value
+
+
+def test_the_models_of_difficulties_are_inputs(tmp_path: Path) -> None:
+    for name in ("policy", "reference"):
+        (tmp_path / name).mkdir()
+    config = recipe(
+        difficulty="implicit_reward",
+        difficulty_policy=str(tmp_path / "policy"),
+        difficulty_reference=str(tmp_path / "reference"),
+    )
+    assert {str(tmp_path / name) for name in ("policy", "reference")} <= set(input_paths(config))
 
 
 def test_only_the_last_link_is_uploaded() -> None:

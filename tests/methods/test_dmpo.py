@@ -10,9 +10,9 @@ import torch
 
 from prefopt.errors import ConfigError
 from prefopt.methods.dmpo import METHOD, phi, terms
-from prefopt.objectives.margins import sees_margins_only
 from prefopt.models.scorer import Scorer
 from prefopt.objectives import dpo
+from prefopt.objectives.margins import sees_margins_only
 from prefopt.objectives.types import Pairs
 from prefopt.pack.batch import Layout, collate
 from prefopt.records import Message, Response

@@ -116,3 +116,34 @@ def test_folders_that_are_no_runs(tmp_path, three_runs):
         read_run(tmp_path / "empty")
     with pytest.raises(StorageError, match=r"did you mean '.*runs/base'"):
         read_run(three_runs[0].parent)
+
+
+def make_chain(path, *begun, finished=False, **files):
+    path.mkdir(exist_ok=True)
+    (path / "chain.json").write_text('{"links": ["stage-1", "stage-2"], "earlier": []}')
+    for name in begun:
+        make_run(path / name, '{"step": 1, "loss": 0.7}', run_yaml="seed: 1")
+    if finished:
+        (path / "finished.json").write_text("{}")
+    for name, text in files.items():
+        (path / f"{name}.json").write_text(text)
+    return path
+
+
+def test_a_chain_is_its_trainings(tmp_path):
+    first = make_chain(tmp_path / "a", "stage-1", "stage-2", finished=True,
+                       evaluation='{"metric": "accuracy", "value": 0.5}')  # fmt: skip
+    second = make_chain(tmp_path / "b", "stage-1", evaluation='{"metric": "x", "value": 1}')
+    assert [run.name for run in read_runs([first])] == ["stage-1", "stage-2"]
+    runs = read_runs([first, second])
+    assert [run.name for run in runs] == ["a/stage-1", "stage-2", "b/stage-1"]
+    found = [None if run.evaluation is None else run.evaluation.value for run in runs]
+    assert found == [None, 0.5, None], "of the model at the end, which is that of the last training"
+    with pytest.raises(ConfigError, match="given twice"):
+        read_runs([first, first / "stage-2"])
+
+
+def test_a_single_training_that_took_over_a_chain_is_one_run(tmp_path):
+    chain = make_chain(tmp_path / "a", "stage-1")
+    (chain / "metrics.jsonl").write_text('{"step": 1, "loss": 0.7}')
+    assert [run.name for run in read_runs([chain])] == ["a"]

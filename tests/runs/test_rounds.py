@@ -80,6 +80,16 @@ def test_problem_files_are_read_before_the_build(
     assert not Path("data").exists() and not Path("run").exists()
 
 
+def test_several_processes_are_told_how_to_share_the_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["run", recipe(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "a launcher started 2: run `prefopt build` alone" in said
+    assert not (tmp_path / "data").exists() and not (tmp_path / "run").exists()
+
+
 @pytest.mark.slow
 def test_what_is_evaluated_can_be_changed_after_the_training(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]

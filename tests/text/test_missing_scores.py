@@ -54,9 +54,13 @@ ROWS: dict[str, tuple[dict[str, Any], tuple[float | None, ...]]] = {
         {"prompt": "q", "answers": [{"text": "a", "score": NAN}, {"text": "b", "score": None}, {"text": "c"}]},
         (None, None, None),
     ),
-    "next key of an object": (
-        {"prompt": "q", "answers": [{"text": "a", "score": NAN, "rating": 3}, {"text": "b", "score": 1}]},
+    "next key of all objects": (
+        {"prompt": "q", "answers": [{"text": "a", "score": NAN, "rating": 3}, {"text": "b", "rating": 1}]},
         (3.0, 1.0),
+    ),
+    "next key of one object": (
+        {"prompt": "q", "answers": [{"text": "a", "score": NAN, "rating": 3}, {"text": "b", "score": 1}]},
+        (None, 1.0),
     ),
     "sides": ({**PAIR, "score_chosen": NAN, "score_rejected": 2}, (None, 2.0)),
     "null sides": ({**PAIR, "score_chosen": 1, "score_rejected": None}, (1.0, None)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,7 @@ def test_a_broken_level_is_named(tmp_path: Path, row: dict[str, Any], says: str)
     assert says in str(caught.value)
 
 
-def ultra(overall: Any = None, fine: Any = None, ratings: tuple[str, ...] = ()) -> dict[str, Any]:
+def ultra(overall: Any = None, fine: Any = None, ratings: tuple[Any, ...] = ()) -> dict[str, Any]:
     item: dict[str, Any] = {"response": f"answer {overall} {fine} {ratings}", "model": "m"}
     item["annotations"] = {
         f"aspect {i}": {"Rating": r, "Rationale": "so"} for i, r in enumerate(ratings)
@@ -91,7 +92,7 @@ def ultra(overall: Any = None, fine: Any = None, ratings: tuple[str, ...] = ()) 
 
 
 def test_ultrafeedback(tmp_path: Path) -> None:
-    """The score of an answer is the overall one, else the fine-grained one, else the mean of its ratings."""
+    """The overall scores of a list, else the fine-grained ones, else the means of ratings; never one beside another."""
     row = {
         "source": "evol",
         "instruction": "Name a prime.",
@@ -100,10 +101,27 @@ def test_ultrafeedback(tmp_path: Path) -> None:
     }
     (found,) = records(tmp_path, row, pairing=None)
     assert found.prompt == "Name a prime."
-    assert [r.score for r in found.responses] == [7.5, 4.25, 3.5]
+    assert [r.score for r in found.responses] == [7.5, None, None], "ratings have another scale"
     assert found.pairs == ()
+    row["completions"] = [ultra(None, 4.25), ultra(ratings=("5", "5")), ultra(None, 1.0)]
+    assert [r.score for r in records(tmp_path, row)[0].responses] == [4.25, None, 1.0]
+    row["completions"] = [ultra(ratings=("5", "2", "N/A")), ultra(ratings=("1", "2"))]
+    assert [r.score for r in records(tmp_path, row)[0].responses] == [3.5, 1.5]
     row["completions"] = [ultra(8.0), ultra(), ultra(ratings=("N/A",))]
     assert [r.score for r in records(tmp_path, row)[0].responses] == [8.0, None, None]
+
+
+def test_ratings_are_numbers_of_any_kind(tmp_path: Path) -> None:
+    kinds: tuple[Any, ...] = (4.5, "4.5", 4, "n/a", None)
+    row: dict[str, Any] = {
+        "instruction": "q",
+        "completions": [ultra(ratings=kinds), ultra(ratings=("1",))],
+    }
+    assert [r.score for r in records(tmp_path, row)[0].responses] == [13 / 3, 1.0]
+    row["completions"][0] = ultra(ratings=("five",))
+    says = r"completions\[0\].annotations.aspect 0.Rating' is the text .five.; give a number"
+    with pytest.raises(RecordError, match=says):
+        records(tmp_path, row)
 
 
 def message(
@@ -159,3 +177,57 @@ def test_trees_without_ranks_and_of_other_roles_are_refused(tmp_path: Path) -> N
         records(tmp_path, unranked)
     with pytest.raises(RecordError, match=r"role' is the text .system.; use prompter"):
         records(tmp_path, {"prompt": message("q", "prompter", message("a", "system"))})
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_rows_without_a_record_have_a_fate(tmp_path: Path, *, first: bool) -> None:
+    """Also as the first row, which does not decide alone what the file is."""
+    unranked = {"prompt": {"text": "q", "role": "prompter"}}
+    no_level = dict.fromkeys(CURRICULUM)
+    for sound, empty, reason in (
+        (TREE, unranked, "a message tree without two ranked answers"),
+        (CURRICULUM, no_level, "a curriculum row without easy, medium or hard"),
+    ):
+        rows = [empty, sound] if first else [sound, empty]
+        path = tmp_path / "data.jsonl"
+        path.write_text("\n".join(map(json.dumps, rows)))
+        ledger = Ledger("data")
+        found = load_preferences(path, ledger=ledger).preferences
+        ledger.keep_undecided()
+        assert ledger.reasons == {reason: 1}
+        assert (ledger.kept_count, ledger.read) == (len(found), len(found) + 1)
+        listed: Any = ledger.to_json()["rows"]
+        (lost,) = (row for row in listed if row["fate"] == "dropped")
+        assert lost["origin"] == f"{path}:{1 if first else 2}"
+
+
+def test_a_row_of_another_kind_among_trees_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RecordError, match=r"data.jsonl:2: 'prompt' is"):
+        records(tmp_path, TREE, {"text": "no tree"})
+
+
+def test_a_level_has_its_own_prompt(tmp_path: Path) -> None:
+    row = {"prompt": "another", "chosen": "x", "stage": 9, **CURRICULUM}
+    found = records(tmp_path, row)
+    assert [r.prompt for r in found] == [(Message("user", "Name a prime."),)] * 3
+    assert [r.responses[0].text for r in found] == ["7"] * 3
+    assert [r.meta["stage"] for r in found] == ["easy", "medium", "hard"]
+
+
+def test_a_turn_whose_content_is_null(tmp_path: Path) -> None:
+    row = level("no", ("user", "Hello."))
+    row["conversation"].insert(1, {"role": "assistant", "content": None, "chosen_content": "Hi."})
+    assert records(tmp_path, {"easy": row})[0].prompt[1] == Message("assistant", "Hi.")
+
+
+def test_trees_are_read_compressed(tmp_path: Path) -> None:
+    path = tmp_path / "trees.jsonl.gz"
+    path.write_bytes(gzip.compress(json.dumps(TREE).encode()))
+    found = load_preferences(path, ledger=Ledger("x")).preferences
+    assert [(r.id, r.origin) for r in found] == [("trees:1", f"{path}:1"), ("trees:2", f"{path}:1")]
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(RecordError, match="trees.jsonl.gz: is no whole gzip file"):
+        load_preferences(path, ledger=Ledger("x"))
+    (tmp_path / "data.bin.gz").write_bytes(b"")
+    with pytest.raises(RecordError, match="data files of type '.gz' cannot be read"):
+        load_preferences(tmp_path / "data.bin.gz", ledger=Ledger("x"))

@@ -7,7 +7,7 @@ chosen and rejected are equally long on average. Everything is a pure function o
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Self
 
@@ -21,6 +21,9 @@ Pairing = Literal["best_worst", "topk", "random"]
 
 OFFICIAL_STEP, OFFICIAL_STEPS = 0.001, 1000
 """The published grid of alpha: 0, 0.001, ... below 1, in nats per character before beta."""
+
+_BEST = 3
+"""Places around which a full scan looks on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,10 +152,11 @@ def scan_fully(
 
     The order of two responses changes at ``(r_i - r_j) / (length_i - length_j)`` and nowhere else, so the gap is
     constant between two neighbouring ones of these numbers: one value from each interval is all there is to try.
-    `points` of them, evenly spread over the intervals, are tried first, then those around the best three, and so on
-    until nothing lies between. Equal gaps are decided by the smaller |alpha|. As alpha rises the best response only
-    gets shorter and the worst one longer, so the signed gap of `best_worst` falls all the way; pairs that come and go
-    with `min_margin`, and other pairings, may make bumps.
+    `points` of them, evenly spread over the intervals, are tried first, then those around the best three and at both
+    ends of the best three stretches of one gap, and so on until nothing lies between. Equal gaps are decided by the
+    smaller |alpha|. As alpha rises the best response only gets shorter and the worst one longer, and two drawn at
+    random change places once, so the signed gap of `best_worst` and `random` falls all the way and the smallest is
+    found; with `topk`, and with pairs that come and go with `min_margin`, bumps between what is tried may be missed.
 
     Args:
         candidates: responses to choose from.
@@ -167,11 +171,9 @@ def scan_fully(
         for i in new:
             tried[i] = _point(candidates, float(alphas[i]), rule)
         order = sorted(tried)
-        place = {i: k for k, i in enumerate(order)}
         new = set[int]()
-        for i in sorted(order, key=lambda i: _badness(tried[i]))[:3]:
-            before, after = order[max(place[i] - 1, 0)], order[min(place[i] + 1, len(order) - 1)]
-            new |= _spread(before, after, points)
+        for before, after in _promising(order, [_badness(tried[i]) for i in order]):
+            new |= _spread(order[before], order[after], points)
         new -= tried.keys()
     curve = tuple(tried[i] for i in sorted(tried))
     return AlphaFit(min(curve, key=_badness).alpha, curve)
@@ -206,6 +208,27 @@ def _point(candidates: Candidates, alpha: float, rule: PairRule) -> AlphaPoint:
 
 def _badness(point: AlphaPoint) -> tuple[float, float]:
     return (math.inf if point.gap is None else abs(point.gap), abs(point.alpha))
+
+
+def _promising(
+    order: Sequence[int], badness: Sequence[tuple[float, float]]
+) -> Iterator[tuple[int, int]]:
+    """Where to look on, as neighbouring places in `order`: around the best three, and beyond stretches of one gap."""
+    last = len(order) - 1
+    best = sorted(range(len(order)), key=badness.__getitem__)
+    for k in best[:_BEST]:
+        yield max(k - 1, 0), min(k + 1, last)
+    seen: set[int] = set()
+    for _ in range(_BEST):
+        k = next((k for k in best if k not in seen), best[0])
+        first = end = k
+        while first > 0 and badness[first - 1][0] == badness[k][0]:
+            first -= 1
+        while end < last and badness[end + 1][0] == badness[k][0]:
+            end += 1
+        seen.update(range(first, end + 1))
+        yield max(first - 1, 0), first
+        yield end, min(end + 1, last)
 
 
 def _spread(first: int, last: int, points: int) -> set[int]:

@@ -18,7 +18,7 @@ from prefopt.errors import RecordError
 from prefopt.ledger import Ledger
 from prefopt.records import Pair, Preference, Response
 from prefopt.text.nested import STAGE
-from prefopt.text.pairing import candidates, comparable
+from prefopt.text.pairing import annotated, candidates
 
 EASE = "ease"
 """Key of `Preference.meta` that holds how easy the pair is."""
@@ -27,14 +27,16 @@ FEW = "fewer than two different scores or ranks"
 NONE_LEFT = "no pair is left"
 UNSCORED = "a response without a score or rank left out"
 UNMEASURED = "a pair whose ease cannot be measured left out"
+UNFIT = "a pair that training would drop for its length left out"
 TIED = "a pair of equal scores left out"
 EQUAL_TEXTS = "a pair of equal texts left out"
 REPEATED = "a pair that was there before left out"
 TOO_HARD = "a pair left out by drop_hardest"
 ELSEWHERE = "a pair outside of the one stage left out"
 
-Measure = Callable[[Sequence[Preference]], list[tuple[float, ...]]]
-"""How easy each pair of each record is, higher is easier; NaN where that cannot be said."""
+Measure = Callable[[Sequence[Preference]], Sequence[tuple[float | None, ...]]]
+"""How easy each pair of each record is, higher is easier; NaN where that cannot be said, None where training would drop
+the pair for the length of its text."""
 
 
 class Curriculum(NamedTuple):
@@ -167,7 +169,7 @@ def _text(response: Response) -> str:
 
 def _values(record: Preference) -> dict[int, float]:
     """Position -> score, or rank negated, of the responses that have one."""
-    return {i: v for i, v in comparable(record.responses).items() if math.isfinite(v)}
+    return {i: v for i, v in annotated(record.responses).items() if math.isfinite(v)}
 
 
 def _tied(record: Preference, pair: Pair) -> bool:
@@ -188,6 +190,10 @@ def _measured(
     for i, (record, values) in enumerate(zip(paired, eases, strict=True)):
         kept = 0
         for pair, ease in zip(record.pairs, values, strict=True):
+            if ease is None:
+                _count(counts, UNFIT)
+                ledger.note(record.id, reason=UNFIT)
+                continue
             if not given and not math.isfinite(ease):
                 _refuse_unmeasured(record, pair, rules)
                 _count(counts, UNMEASURED)
@@ -209,16 +215,19 @@ def _refuse_unmeasured(record: Preference, pair: Pair, rules: CurriculumRules) -
         )
 
 
-def _single(record: Preference, each: StagedPair, stage: int) -> Preference:
-    """The record with the two responses of one pair."""
-    pair = each.pair
-    meta = {**record.meta, STAGE: stage}
-    if math.isfinite(each.ease):
-        meta[EASE] = each.ease
+def pair_record(record: Preference, pair: Pair) -> Preference:
+    """The record with the two responses of one pair, as it is trained on."""
     return replace(
         record,
         id=f"{record.id}/{pair.chosen}-{pair.rejected}",
         responses=(record.responses[pair.chosen], record.responses[pair.rejected]),
         pairs=(replace(pair, chosen=0, rejected=1),),
-        meta=meta,
     )
+
+
+def _single(record: Preference, each: StagedPair, stage: int) -> Preference:
+    """A pair with its stage and its ease in `meta`."""
+    meta = {**record.meta, STAGE: stage}
+    if math.isfinite(each.ease):
+        meta[EASE] = each.ease
+    return replace(pair_record(record, each.pair), meta=meta)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
@@ -13,6 +14,7 @@ from prefopt.build.self_rewarded import BootstrapSettings, LengthUnit
 from prefopt.build.settings import BuildSection, Count, Positive, Text
 from prefopt.config import RunConfig
 from prefopt.generate.base import Sampling
+from prefopt.objectives import find_objective
 from prefopt.values import JsonValue
 
 
@@ -21,6 +23,10 @@ class DiceBuild(BuildSection):
 
     previous: Text
     """Folder or hub id of the model that the recipe's model was trained from: the reference of the reward."""
+    previous_revision: Text | None = None
+    """Hub revision of `previous`."""
+    previous_tokenizer: Text | None = None
+    """Folder or hub id of the tokenizer of `previous`, where it has none of its own."""
     reward_reference: Literal["previous", "initial", "fixed"] = "previous"
     """`previous` in later rounds: the start of the round before; the start of the first round; or as it is here."""
     offline: Text | list[Text] | None = None
@@ -52,7 +58,8 @@ class DiceBuild(BuildSection):
     min_valid: Annotated[int, Field(ge=2)] = 8
     """Answers with a reward that a prompt needs, repeated ones included; prompts with fewer are left out."""
     beta: Positive = 0.1
-    """Factor of the implicit reward: the beta of the training that led from `previous` to the recipe's model."""
+    """Factor of the implicit reward: the beta of the training that led from `previous` to the recipe's model. In later
+    rounds it is that of the round before."""
     alpha: Literal["auto"] | float = "auto"
     """Penalty on length; auto: the one at which chosen and rejected answers are equally long on average."""
     alpha_unit: Literal["reward", "logp"] = "reward"
@@ -94,11 +101,22 @@ class DiceBuild(BuildSection):
         """Files of prompts; none where those of the earlier data are used."""
         return _several(self.prompts)
 
-    def later(self, starts: Sequence[str]) -> dict[str, JsonValue]:
-        """The reward of a later round is relative to the model of an earlier one, unless that is fixed."""
+    def later(self, before: Sequence[RunConfig]) -> dict[str, JsonValue]:
+        """The reward of a later round: its beta is that of the training before, its reference an earlier model.
+
+        A model is named with revision and tokenizer, as the round that started from it did.
+        """
+        trained = _trained_beta(before[-1])
+        beta: dict[str, JsonValue] = {} if trained is None else {"beta": trained}
         if self.reward_reference == "fixed":
-            return {}
-        return {"previous": starts[-1 if self.reward_reference == "previous" else 0]}
+            return beta
+        start = before[-1 if self.reward_reference == "previous" else 0]
+        return {
+            **beta,
+            "previous": start.model_name_or_path,
+            "previous_revision": start.model_revision,
+            "previous_tokenizer": start.tokenizer_name_or_path,
+        }
 
     def contradictions(self, config: RunConfig) -> list[str]:
         """Broken rules about several keys."""
@@ -166,6 +184,17 @@ class DiceBuild(BuildSection):
     def rules(self) -> AnswerRules:
         """Which answers count."""
         return AnswerRules(self.strip, self.drop_cut, self.min_characters, self.max_characters)
+
+
+def _trained_beta(config: RunConfig) -> float | None:
+    """The beta that a recipe trains with, its first objective's default where it names none; None: it has none."""
+    given: float | None = getattr(config, "beta", None)
+    names: list[str] = getattr(config, "loss_type", [])
+    if given is not None or not names:
+        return given
+    parameter = inspect.signature(find_objective(names[0])).parameters.get("beta")
+    default = None if parameter is None else parameter.default
+    return default if isinstance(default, float) else None
 
 
 def _several(names: str | list[str] | None) -> list[str]:

@@ -4,7 +4,7 @@ build.yaml         the recipe, resolved
 journal.sqlite     every answer and every log-probability
 samples.jsonl      the answers to each prompt with their implicit rewards
 alpha-curve.json   length gap and pairs at every alpha that was tried; alpha.png shows it
-generated.jsonl    all pairs of own answers
+generated.jsonl    all pairs of own answers, but for those to prompts that are held out
 pairs.jsonl        what `prefopt train` reads: a mix of those with pairs of the earlier data
 held-out.jsonl     pairs of own answers to the prompts that are held out, if any
 counts.json        models, counts, alpha, lengths, margins, repetitions
@@ -36,7 +36,9 @@ from prefopt.build.settings import PAIRS
 from prefopt.config import RunConfig
 from prefopt.errors import RecordError
 from prefopt.judge.implicit import ImplicitReward, ScoringSettings
+from prefopt.judge.model_pair import Models, require_two_models
 from prefopt.ledger import Ledger
+from prefopt.models.load import ModelSettings, load_model
 from prefopt.progress import counted, say
 from prefopt.records import Pair, Preference
 from prefopt.text.prompt_files import FOR_TEMPLATES, load_prompts
@@ -73,8 +75,9 @@ def build_dice(section: DiceBuild, config: RunConfig) -> Path:
         )
         made = None if section.gamma == 1 else _bootstrapped(section, config, data.prompts, build)
         own, held_out = _split([] if made is None else made.records, section.held_out)
-        offline, _ = _split(data.offline, section.held_out)
+        offline, aside = _split(data.offline, section.held_out)
         mix = replay_mix(own, offline, gamma=section.gamma, seed=section.seed)
+        data.counts["offline records of held-out prompts"] = len(aside)
         counts = _counted(data.counts, made, held_out, mix)
         tell(counts)
         build.write_records(GENERATED, own)
@@ -100,6 +103,11 @@ def _bootstrapped(
 ) -> Bootstrapped:
     """Sampled, scored, paired; writes what belongs to these stages."""
     shelf = Shelf(config)
+    require_two_models(
+        Models(config.model_name_or_path, section.previous),
+        policy=shelf.settings(config.model_name_or_path),
+        reference=_previous(section, shelf),
+    )
     scored = _scored(_sampled(section, prompts, shelf, build), section, shelf, build)
     build.write_records(SAMPLES, [sample_record(each) for each in scored if each.scores])
     made = pair_by_reward(scored, section.bootstrap())
@@ -136,12 +144,21 @@ def _scored(
         section.previous,
         beta=section.beta,
         settings=ScoringSettings(shelf.render, section.batch_size, section.max_length),
-        load=shelf.load,
+        load=lambda name: load_model(
+            name, _previous(section, shelf) if name == section.previous else shelf.settings(name)
+        ),
     )
     records = [each.record() for each in answers if each.responses]
     with counted("rewards") as tick:
         scores = reward.score(records, journal=build.journal, progress=tick) if records else {}
     return [ScoredAnswers(each, scores.get(each.prompt.id, ())) for each in answers]
+
+
+def _previous(section: DiceBuild, shelf: Shelf) -> ModelSettings:
+    """How the reference of the reward is loaded."""
+    return shelf.settings(
+        section.previous, revision=section.previous_revision, tokenizer=section.previous_tokenizer
+    )
 
 
 def _read(section: DiceBuild) -> _Data:
@@ -222,7 +239,10 @@ def _counted(
         **({} if made is None else made.counts),
         "held-out prompts with pairs": len(held_out),
         "generated records in the mix": len(mix.generated),
+        "generated records left over": mix.left_over.generated,
         "offline records in the mix": len(mix.offline),
+        "offline records that repeat a prompt": mix.left_over.repeated,
+        "offline records left over": mix.left_over.offline,
         "offline records that the mix lacks": mix.missing,
     }
 

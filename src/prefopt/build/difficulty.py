@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import math
-from collections.abc import Callable, Sequence
-from typing import cast
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple, SupportsFloat, cast
 
-from prefopt.build.curriculum import Measure
-from prefopt.errors import ConfigError
-from prefopt.models.likelihood import ResponseLogp
+from prefopt.build.curriculum import Measure, pair_record
+from prefopt.errors import ConfigError, RecordError
 from prefopt.records import Pair, Preference
-from prefopt.text.pairing import comparable
+from prefopt.text.pairing import annotated
 
-Logps = Callable[[Sequence[Preference]], list[tuple[ResponseLogp, ...]]]
-"""Log-probabilities of each response of each record under one model."""
+
+class PairLogps(NamedTuple):
+    """Log-probabilities of both responses of a pair under one model, in nats, summed over tokens."""
+
+    chosen: float
+    rejected: float
+
+
+Logps = Callable[[Sequence[Preference]], Sequence[PairLogps | None]]
+"""Log-probabilities of the one pair of each record under one model; None where training would drop the record."""
 
 
 def score_gap(records: Sequence[Preference]) -> list[tuple[float, ...]]:
@@ -28,14 +38,17 @@ def _score_gap(record: Preference, pair: Pair) -> float:
 
 
 def rank_gap(records: Sequence[Preference]) -> list[tuple[float, ...]]:
-    """Rank of the rejected minus rank of the chosen response; scores without ranks are ranked first, ties alike."""
+    """Rank of the rejected minus rank of the chosen response; scores without ranks are ranked first, ties alike.
+
+    Scores count where some responses have no rank, if there are any.
+    """
     return [_rank_gaps(record) for record in records]
 
 
 def _rank_gaps(record: Preference) -> tuple[float, ...]:
     ranks = {i: r.rank for i, r in enumerate(record.responses) if r.rank is not None}
-    if len(ranks) < len(record.responses):
-        value = comparable(record.responses)
+    if len(ranks) < len(record.responses) and any(r.score is not None for r in record.responses):
+        value = annotated(record.responses)
         places = {v: k for k, v in enumerate(sorted(set(value.values()), reverse=True))}
         ranks = {i: places[v] for i, v in value.items()}
     missing = math.nan
@@ -47,8 +60,8 @@ def _rank_gaps(record: Preference) -> tuple[float, ...]:
 def logp_gap(logps: Logps) -> Measure:
     """Log-probability of the chosen minus that of the rejected response under a model, summed over tokens, in nats."""
 
-    def measure(records: Sequence[Preference]) -> list[tuple[float, ...]]:
-        return _gaps(records, [[each.total for each in row] for row in logps(records)])
+    def measure(records: Sequence[Preference]) -> list[tuple[float | None, ...]]:
+        return _by_record(records, [_gap(each) for each in logps(_pairs(records))])
 
     return measure
 
@@ -56,41 +69,102 @@ def logp_gap(logps: Logps) -> Measure:
 def reward_gap(policy: Logps, reference: Logps, *, beta: float) -> Measure:
     """Gap of the implicit rewards ``beta * (log policy(y | x) - log reference(y | x))`` of a pair."""
 
-    def measure(records: Sequence[Preference]) -> list[tuple[float, ...]]:
-        rows = zip(policy(records), reference(records), strict=True)
-        rewards = [[beta * (p.total - r.total) for p, r in zip(*row, strict=True)] for row in rows]
-        return _gaps(records, rewards)
+    def measure(records: Sequence[Preference]) -> list[tuple[float | None, ...]]:
+        pairs = _pairs(records)
+        gaps = [[_gap(each) for each in logps(pairs)] for logps in (policy, reference)]
+        return _by_record(
+            records,
+            [
+                None if p is None or r is None else beta * (p - r)
+                for p, r in zip(*gaps, strict=True)
+            ],
+        )
 
     return measure
 
 
-def _gaps(
-    records: Sequence[Preference], values: Sequence[Sequence[float]]
-) -> list[tuple[float, ...]]:
-    return [
-        tuple(row[pair.chosen] - row[pair.rejected] for pair in record.pairs)
-        for record, row in zip(records, values, strict=True)
-    ]
+def _pairs(records: Sequence[Preference]) -> list[Preference]:
+    """Every pair as the record that it is trained as, whose text may be cut otherwise than in the whole list."""
+    return [pair_record(record, pair) for record in records for pair in record.pairs]
+
+
+def _gap(logps: PairLogps | None) -> float | None:
+    return None if logps is None else logps.chosen - logps.rejected
+
+
+def _by_record(
+    records: Sequence[Preference], values: Sequence[float | None]
+) -> list[tuple[float | None, ...]]:
+    rest: Iterator[float | None] = iter(values)
+    return [tuple(next(rest) for _ in record.pairs) for record in records]
 
 
 def imported(name: str) -> Measure:
     """The measure of a function `package.module:function` of (record, pair) that returns how easy the pair is.
 
+    None and NaN say that a pair has no difficulty.
+
     Raises:
-        ConfigError: there is no such function.
+        ConfigError: there is no such function. Called, the measure raises `RecordError` where the function fails or
+            returns no number.
     """
-    module, colon, function = name.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), function) if colon and function else None
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"difficulty {name!r} cannot be imported: {error}") from error
+    module, function = _found(name)
+    found = getattr(module, function, None)
     if not callable(found):
         raise ConfigError(
             f"difficulty {name!r} is no function: write package.module:function, of (record, pair)"
         )
-    ease = cast("Callable[[Preference, Pair], float]", found)
+    ease = cast("Callable[[Preference, Pair], SupportsFloat | None]", found)
 
     def measure(records: Sequence[Preference]) -> list[tuple[float, ...]]:
-        return [tuple(float(ease(record, pair)) for pair in record.pairs) for record in records]
+        return [tuple(_called(ease, name, r, pair) for pair in r.pairs) for r in records]
 
     return measure
+
+
+def source_of(name: str) -> str:
+    """The text of the file that defines the function; empty where there is none.
+
+    Raises:
+        ConfigError: the module cannot be imported.
+    """
+    file = inspect.getsourcefile(_found(name)[0])
+    return "" if file is None else Path(file).read_text(encoding="utf-8", errors="replace")
+
+
+def _found(name: str) -> tuple[ModuleType, str]:
+    """The module, and the name of the function."""
+    module, _, function = name.partition(":")
+    if not module or module.startswith(".") or not function:
+        raise ConfigError(f"difficulty {name!r} is no function: write package.module:function")
+    try:
+        found = importlib.import_module(module)
+        getattr(found, function)
+    except Exception as error:
+        raise ConfigError(
+            f"difficulty {name!r} cannot be imported: {_said(error)}; write package.module:function of an installed "
+            "package, or set PYTHONPATH to the module's folder"
+        ) from error
+    return found, function
+
+
+def _called(
+    ease: Callable[[Preference, Pair], SupportsFloat | None],
+    name: str,
+    record: Preference,
+    pair: Pair,
+) -> float:
+    try:
+        value = ease(record, pair)
+        return math.nan if value is None else float(value)
+    except Exception as error:
+        raise RecordError(
+            f"{record.origin or record.id}: difficulty {name!r} fails on the pair of responses {pair.chosen + 1} and "
+            f"{pair.rejected + 1} ({_said(error)}); repair the function"
+        ) from error
+
+
+def _said(error: Exception) -> str:
+    """What an exception of other people's code says, in one line, with its class."""
+    said = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__

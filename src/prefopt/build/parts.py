@@ -66,10 +66,20 @@ class Shelf:
             self._loaded[name] = self.load(name)
         return self._loaded[name]
 
-    def load(self, name: str) -> LoadedModel:
-        """The same, but not kept: the caller alone holds it."""
-        own = name == self.config.model_name_or_path
-        return load_model(name, _model_settings(self.config, own=own))
+    def load(
+        self, name: str, *, revision: str | None = None, tokenizer: str | None = None
+    ) -> LoadedModel:
+        """The same, but not kept: the caller alone holds it. Another model has its own revision and tokenizer."""
+        return load_model(name, self.settings(name, revision=revision, tokenizer=tokenizer))
+
+    def settings(
+        self, name: str, *, revision: str | None = None, tokenizer: str | None = None
+    ) -> ModelSettings:
+        """How that model is loaded; revision and tokenizer are those of any but the recipe's own model."""
+        if name == self.config.model_name_or_path:
+            return _model_settings(self.config, own=True)
+        settings = _model_settings(self.config, own=False)
+        return replace(settings, revision=revision, tokenizer=tokenizer)
 
     def clear(self) -> None:
         """Let go of all models."""

@@ -13,6 +13,17 @@ _ROUNDING = 1e-9
 """``100 * (1 - 0.9)`` is 9.999999999999998, and meant is 10."""
 
 
+class LeftOver(NamedTuple):
+    """How many records a mix does without; with those in it they are all that there were."""
+
+    generated: int
+    """Not drawn, or of a prompt that an earlier one has."""
+    offline: int
+    """Not drawn."""
+    repeated: int
+    """Offline records of a prompt that an earlier one has."""
+
+
 class Mix(NamedTuple):
     """Records to train on, no two of one prompt; the generated ones first, either kind in its own order."""
 
@@ -20,6 +31,7 @@ class Mix(NamedTuple):
     offline: list[Preference]
     missing: int
     """Offline records that the sizes ask for and that are not there: their prompts are among the generated ones."""
+    left_over: LeftOver
 
     @property
     def records(self) -> list[Preference]:
@@ -62,7 +74,8 @@ def replay_mix(
     prompts = {prompt_key(record) for record in taken}
     free = [record for key, record in old.items() if key not in prompts]
     kept = _draw(free, min(n_off, len(free)), f"{seed}/offline")
-    return Mix(taken, kept, n_off - len(kept))
+    left_over = LeftOver(len(generated) - len(taken), len(old) - len(kept), len(offline) - len(old))
+    return Mix(taken, kept, n_off - len(kept), left_over)
 
 
 def prompt_key(record: Preference) -> str:

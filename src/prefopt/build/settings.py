@@ -159,7 +159,8 @@ class BuildSection(Section):
     """Times that data are made and trained on (`prefopt run`): each round starts from the model of the one before,
     which is its reference too."""
     later_rounds: dict[str, Json] = Field(default={})
-    """Settings of the recipe that are others from the second round on, such as beta and learning_rate."""
+    """Settings of the recipe that are others from the second round on, such as beta and learning_rate; those of this
+    section in a section `build` of their own."""
 
     @property
     def runs_models(self) -> bool:
@@ -175,9 +176,9 @@ class BuildSection(Section):
         """The files whose content decides what the data are."""
         return []
 
-    def later(self, starts: Sequence[str]) -> dict[str, JsonValue]:
-        """Keys of this section that are others in a later round; `starts`: what the rounds before it started from."""
-        del starts
+    def later(self, before: Sequence[RunConfig]) -> dict[str, JsonValue]:
+        """Keys of this section that are others in a later round; `before`: the recipes of the rounds before it."""
+        del before
         return {}
 
     def folder(self, method: str) -> Path:

@@ -59,11 +59,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Answer, write and say what became of the rows; returns 0."""
+    from prefopt.errors import ConfigError
     from prefopt.evals.answering import AnswerSettings, write_answers
     from prefopt.evals.target import find_target
     from prefopt.evals.writer import open_writer
     from prefopt.generate.base import Sampling
 
+    if arguments.limit is not None and arguments.limit < 1:
+        raise ConfigError(f"--limit {arguments.limit}: give 1 or more")
     writer = writer_settings(arguments, arguments.model)
     own = arguments.model if writer.server is not None else find_target(arguments.model).name
     settings = AnswerSettings(

@@ -15,7 +15,7 @@ Make the data, train, evaluate and report, as a recipe says.
 
 The stages are those of `prefopt build`, `prefopt train` and `prefopt eval`, each left out where the recipe does not
 have it. With build.rounds above 1 all of it is done again from the model of the round before. Started again, the
-same command goes on where it stopped."""
+same command goes on where it stopped. All of it is one process; `prefopt train` alone can be shared by several."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from prefopt.generate.journal import Journal
     from prefopt.judge.agreement import Agreement
     from prefopt.judge.implicit import ImplicitReward, ImplicitScore
-    from prefopt.models.load import LoadedModel
+    from prefopt.models.load import LoadedModel, ModelSettings
     from prefopt.records import Preference
 
 NAME = "score"
@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pairing",
         choices=["best_vs_rest", "best_worst", "all", "adjacent"],
-        help="write pairs by the new scores (default: the pairs that were there)",
+        help="write pairs by the new scores (default: the pairs that were there, none for lists)",
     )
     parser.add_argument("--split", default="train", help="split of a saved or hub data set (train)")
     parser.add_argument(
@@ -75,6 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Score, write and print; returns 0."""
     from prefopt.cli.analyse import model_folder
     from prefopt.judge.implicit import ImplicitReward, ScoringSettings
+    from prefopt.judge.model_pair import require_two_models
     from prefopt.models.quiet import quiet_transformers
     from prefopt.progress import counted
 
@@ -90,6 +91,8 @@ def run(arguments: argparse.Namespace) -> int:
         ),
         load=lambda name: _load(name, arguments),
     )
+    settings = _settings(arguments)
+    require_two_models(reward.models, policy=settings, reference=settings)
     with _journal(target) as journal, quiet_transformers(), counted("scoring") as progress:
         scores = reward.score(records, journal=journal, progress=progress)
     _write(target, records, scores, reward, arguments.pairing)
@@ -112,21 +115,19 @@ def _check(arguments: argparse.Namespace, target: Path) -> None:
 
 
 def _read(arguments: argparse.Namespace) -> list[Preference]:
-    """The records; ranked and scored lists with every pair that their annotations make."""
+    """The records; lists get no pairs, for those by their annotations would contradict the new scores."""
     from prefopt.ledger import Ledger
     from prefopt.progress import say
     from prefopt.text.sources import load_preferences
 
-    chosen, arguments.pairing = arguments.pairing, "all"
     options = data_options(arguments)
-    arguments.pairing = chosen
     ledger = Ledger(arguments.file)
     records = load_preferences(
         arguments.file,
         split=options.split,
         columns=options.columns,
         ledger=ledger,
-        pairing=options.pairing,
+        pairing=None,
         limit=arguments.max_rows,
     ).preferences
     ledger.keep_undecided()
@@ -136,17 +137,22 @@ def _read(arguments: argparse.Namespace) -> list[Preference]:
 
 
 def _load(name: str, arguments: argparse.Namespace) -> LoadedModel:
+    from prefopt.models.load import load_model
+
+    return load_model(name, _settings(arguments))
+
+
+def _settings(arguments: argparse.Namespace) -> ModelSettings:
     import torch
 
-    from prefopt.models.load import ModelSettings, load_model
+    from prefopt.models.load import ModelSettings
 
     template = arguments.chat_template
-    settings = ModelSettings(
+    return ModelSettings(
         dtype=arguments.dtype,
         device=arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"),
         chat_template=None if template is None else str(template),
     )
-    return load_model(name, settings)
 
 
 def _journal(target: Path) -> Journal:
@@ -226,10 +232,21 @@ def _summary(
     lines = [f"{len(each) - missing.total():,} of {len(each):,} responses have a score"]
     lines += [f"  no score: {why}: {count:,}" for why, count in missing.items()]
     rewards = {name: [score.reward for score in found] for name, found in scores.items()}
-    pairs = agreement_with_pairs(records, rewards)
+    pairs = agreement_with_pairs([_compared(record) for record in records], rewards)
     labels = agreement_with_labels(records, rewards)
     lines += _agreement("pairs: chosen scores higher than rejected", pairs)
     return lines + _agreement("labels: desirable just where the score is above 0", labels)
+
+
+def _compared(record: Preference) -> Preference:
+    """The record with its pairs, or with every two of a list that are annotated differently."""
+    from dataclasses import replace
+
+    from prefopt.text.pairing import pair_responses
+
+    if record.pairs:
+        return record
+    return replace(record, pairs=pair_responses(record.responses, "all"))
 
 
 def _agreement(title: str, found: Agreement) -> list[str]:

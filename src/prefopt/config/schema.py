@@ -231,6 +231,11 @@ class RunConfig(Section):
         """The training data that the recipe makes itself (`prefopt build`); None where it makes none."""
         return None
 
+    @property
+    def further_models(self) -> list[str]:
+        """Models that the run reads beside those of the shared keys: folders or hub ids."""
+        return []
+
     def changed_since_built(self) -> list[str]:
         """How the recipe differs from the one that `built_file` was made with."""
         return []

@@ -83,7 +83,8 @@ def rank_models(
     """The strength of each model that maximises ``sum(share * (log P(first beats second)) + (1 - share) * ...)``.
 
     A finite and unique maximum exists if and only if the models cannot be split into two groups of which one never took
-    anything from the other.
+    anything from the other. Where all verdicts between two models are equal, resamples are too: with a `prior` the
+    interval then has width 0, although little is known; the prior alone says how far apart they are.
 
     Args:
         matches: any number per pair of models, in any order.
@@ -93,14 +94,17 @@ def rank_models(
         bootstrap: of the intervals.
 
     Raises:
-        ValueError: no verdict, models that no chain of matches connects, a model that won or lost everything (with
-            prior 0), a model against itself, an unknown anchor, or clusters that are not one per match.
+        ValueError: no verdict or one that is none, models that no chain of matches connects, a model that won or lost
+            everything (with prior 0), a model against itself, an unknown anchor, or not one cluster per match.
     """
     if clusters is not None and len(clusters) != len(matches):
         raise ValueError(f"{len(matches)} matches and {len(clusters)} clusters; give one for each")
     if not (prior >= 0 and math.isfinite(prior)):
         raise ValueError(f"the prior is {prior}; give a number of ties per pair, 0 or more")
-    shares = [_checked_share(match) for match in matches]
+    shares = [
+        _checked_share(match, f"match {number} of {len(matches)}")
+        for number, match in enumerate(matches, start=1)
+    ]
     there = [at for at, share in enumerate(shares) if share is not None]
     played = [matches[at] for at in there]
     names = sorted({name for match in played for name in (match.first, match.second)})
@@ -178,10 +182,15 @@ class _Table:
         return (won + lost).reshape(self._count, self._count) + self._prior
 
 
-def _checked_share(match: Match) -> float | None:
+def _checked_share(match: Match, where: str) -> float | None:
     if match.first == match.second:
-        raise ValueError(f"{match.first!r} is matched with itself; matches are between two models")
-    return share_of(match.verdict)
+        raise ValueError(
+            f"{where}: {match.first!r} is matched with itself; matches are between two models"
+        )
+    try:
+        return share_of(match.verdict)
+    except ValueError as error:
+        raise ValueError(f"{where} ({match.first} and {match.second}): {error}") from error
 
 
 def _resample(

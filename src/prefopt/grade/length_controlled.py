@@ -118,9 +118,10 @@ def length_controlled_winrate(
     data the result is AlpacaEval's; without, the terms that need it are left out.
 
     The interval draws prompts with replacement and fits again with the C found on all (choosing it again would cost
-    fifty fits each time, so the interval leaves that choice out); gamed rows stay. A model judged against itself is not
-    fitted: its weights are `BASELINE`, its rate is 50. Where all preferences are wins (or losses) and nothing is gamed,
-    scikit-learn's solver confuses the two; rows of next to no weight keep it right.
+    fifty fits each time, so the interval leaves that choice out); gamed rows stay. A draw at every prompt,
+    as of a model against itself, is fitted like anything else and gives 50 (such a model's weights are `BASELINE` by
+    construction). Where all preferences are wins (or losses) and nothing is gamed, scikit-learn's solver confuses the
+    two; rows of next to no weight keep it right.
 
     Args:
         preferences: one per prompt, verdicts or numbers from 1 (baseline) to 2 (model); None is missing.
@@ -192,9 +193,7 @@ def _read(
             continue
         if len(given) != count:
             raise ValueError(f"{count} preferences and {len(given)} {name}; give one per prompt")
-        wrong = np.flatnonzero(~np.isfinite(np.asarray(given, dtype=np.float64)))
-        if len(wrong):
-            raise ValueError(f"{name}: number {wrong[0] + 1} is not finite; give one per prompt")
+        _require_finite(name, given)
     shares = np.array([_share(preference) for preference in preferences], dtype=np.float64)
     if not np.isfinite(shares).any():
         raise ValueError(f"none of {count} preferences is there; there is nothing to fit")
@@ -202,6 +201,12 @@ def _read(
     return _Prompts(
         shares, shorter, None if difficulty is None else np.asarray(difficulty, dtype=np.float64)
     )
+
+
+def _require_finite(name: str, values: Sequence[float]) -> None:
+    wrong = np.flatnonzero(~np.isfinite(np.asarray(values, dtype=np.float64)))
+    if len(wrong):
+        raise ValueError(f"{name}: number {wrong[0] + 1} is not finite; give a number")
 
 
 def _share(preference: Judged) -> float:
@@ -217,6 +222,10 @@ def _design(prompts: _Prompts, gamed: GamedRows | None) -> _Design:
             f"gamed rows have {len(gamed.shares)} shares, {len(gamed.lengths)} lengths and {len(gamed.difficulty)} "
             "difficulties; give one of each per row"
         )
+    if gamed is not None:
+        _require_finite("lengths of gamed rows", gamed.lengths)
+        if hard is not None:
+            _require_finite("difficulties of gamed rows", gamed.difficulty)
     terms = [length] if hard is None else [length, hard]
     real = np.column_stack([*terms, np.ones(len(length))])
     if gamed is None:

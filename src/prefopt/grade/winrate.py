@@ -31,6 +31,21 @@ class Bootstrap:
     seed: int = 0
     """Equal seeds give equal intervals."""
 
+    def __post_init__(self) -> None:
+        """Refuse what no interval can be made of.
+
+        Raises:
+            ValueError: no resample, or a level outside of 0 to 1.
+        """
+        if self.resamples < 1:
+            raise ValueError(
+                f"{self.resamples} resamples make no interval; give 1 or more, such as 1000"
+            )
+        if not 0 < self.level < 1:
+            raise ValueError(
+                f"the level is {self.level}; give a number between 0 and 1, such as 0.95"
+            )
+
 
 USUAL = Bootstrap()
 """A 95% interval from 1000 resamples."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -21,6 +21,7 @@ import torch
 from prefopt.errors import ConfigError, ModelError, RecordError
 from prefopt.generate.base import Completion
 from prefopt.generate.journal import Journal, Progress, Series
+from prefopt.judge.model_pair import Models, require_one_vocabulary
 from prefopt.models.digest import model_digest
 from prefopt.models.likelihood import context_length, sequence_logps
 from prefopt.models.load import LoadedModel, embedding_rows, load_model
@@ -57,13 +58,6 @@ class ImplicitScore(NamedTuple):
     def truncated(self) -> bool:
         """Whether it was too long to be scored whole."""
         return self.missing == "truncated"
-
-
-class Models(NamedTuple):
-    """The two models that make a reward: folders, adapters or hub ids."""
-
-    policy: str
-    reference: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +201,7 @@ class ImplicitReward:
         if self._tokenizer is None:
             self._tokenizer = loaded.tokenizer
         else:
-            _require_one_vocabulary(self._tokenizer, loaded, self.models)
+            require_one_vocabulary(self._tokenizer, loaded.tokenizer, self.models)
         digest = model_digest(loaded.model) if journal is not None else ""
         series = Series(digest, "log-probability", SCORER_VERSION)
         found: dict[tuple[str, int], _Logp] = {}
@@ -300,19 +294,3 @@ def _require_unique(records: Sequence[Preference]) -> None:
                 f"{where}id {record.id!r} belongs to two records; scores are joined by id: make ids unique"
             )
         origins[record.id] = record.origin
-
-
-def _require_one_vocabulary(
-    tokenizer: PreTrainedTokenizerFast, reference: LoadedModel, models: Models
-) -> None:
-    """Nothing where each token that both tokenizers know has one id in both; one may know more of them."""
-    ours: Mapping[str, int] = tokenizer.get_vocab()
-    theirs: Mapping[str, int] = reference.tokenizer.get_vocab()
-    shared = ours.keys() & theirs.keys()
-    other = next((token for token in sorted(shared) if ours[token] != theirs[token]), None)
-    if other is not None or len(shared) < min(len(ours), len(theirs)):
-        detail = "" if other is None else f" ({other!r} is {ours[other]} and {theirs[other]})"
-        raise ModelError(
-            f"policy {models.policy} and reference {models.reference} have different vocabularies{detail}: a log-ratio "
-            "needs one; use the model that the policy was trained from"
-        )

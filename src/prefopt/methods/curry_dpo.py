@@ -21,7 +21,8 @@ from prefopt.runs.mix import ObjectiveKeys, objective_terms
 
 if TYPE_CHECKING:
     from prefopt.build.stages import CurriculumRules
-    from prefopt.runs.curriculum import Difficulty
+    from prefopt.runs.curriculum import CurriculumFiles
+    from prefopt.runs.difficulty import Difficulty
 
 _WITH_REFERENCE = ("reference_gap", "implicit_reward")
 _MEASURES = ("score_gap", "rank_gap", *_WITH_REFERENCE)
@@ -66,6 +67,12 @@ class CurryDpoConfig(ObjectiveKeys):
     def one_stage(self) -> bool:
         """Whether there is one stage for sure."""
         return self.stages == "pooled" or self.only is not None
+
+    @property
+    def further_models(self) -> list[str]:
+        """The models that difficulties are measured by."""
+        named = (self.difficulty_policy, self.difficulty_reference)
+        return [name for name in named if name is not None]
 
     def contradictions(self) -> list[str]:
         """The shared rules, and those about stages."""
@@ -139,7 +146,7 @@ def rules_of(config: CurryDpoConfig) -> CurriculumRules:
 
 def difficulty_of(config: CurryDpoConfig) -> Difficulty:
     """What makes a pair easy, as the recipe says."""
-    from prefopt.runs.curriculum import Difficulty
+    from prefopt.runs.difficulty import Difficulty
 
     return Difficulty(
         config.difficulty or "score_gap",
@@ -164,7 +171,7 @@ def train_in_stages(config: CurryDpoConfig) -> RunResult:
     Raises:
         PrefoptError: anything a user can cause, one line each.
     """
-    from prefopt.runs.chain import Link, run_chain, written
+    from prefopt.runs.chain import Link, forget_chain, run_chain, written
     from prefopt.runs.curriculum import alone_in_folder, write_curriculum
     from prefopt.runs.setup import mixed_precision
     from prefopt.runs.train import run_training
@@ -173,26 +180,34 @@ def train_in_stages(config: CurryDpoConfig) -> RunResult:
     runtime = Runtime(mixed_precision=mixed_precision(config))
     method = cast("Method[RunConfig]", METHOD)
 
-    def files() -> list[Path]:
+    def files() -> CurriculumFiles:
         return write_curriculum(config, rules_of(config), difficulty_of(config), runtime.device)
 
+    def links() -> list[Link]:
+        made = files()
+        return [
+            Link(path.stem, _training_on([path], made.held_out, stages="pooled"))
+            for path in made.stages
+        ]
+
     if config.schedule == "iterative":
-        return run_chain(
-            config,
-            method,
-            lambda: [Link(path.stem, _training_on([path], stages="pooled")) for path in files()],
-            runtime,
-        )
+        return run_chain(config, method, links, runtime)
     made = runtime.on_main(lambda: alone_in_folder(config, files))
-    raw = {**written(config), **_training_on(made, stages="given")}
-    return run_training(parse(raw, CurryDpoConfig), method)
+    raw = {**written(config), **_training_on(made.stages, made.held_out, stages="given")}
+    result = run_training(parse(raw, CurryDpoConfig), method)
+    runtime.on_main(lambda: forget_chain(result.folder))
+    return result
 
 
-def _training_on(files: Sequence[Path], *, stages: str) -> dict[str, JsonValue]:
+def _training_on(
+    files: Sequence[Path], held_out: Path | None, *, stages: str
+) -> dict[str, JsonValue]:
     """What the recipe of an ordinary training on files of finished stages has otherwise."""
     return {
         "train_file": [str(path) for path in files],
+        "eval_file": None if held_out is None else str(held_out),
         "dataset_name": None,
+        "eval_dataset_split": None,
         "columns": {},
         "max_train_samples": None,
         "schedule": "single_run",

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from prefopt.errors import RecordError
+from prefopt.errors import ModelError, RecordError
+from prefopt.models.layout import choose_layout, tree_cost
 from prefopt.models.load import CausalModel, plain_model
 from prefopt.models.scorer import Scorer, sum_by_response
 from prefopt.pack.batch import Example, Layout, PackedBatch, collate
-from prefopt.pack.tree import build_tree
+from prefopt.pack.tree import TokenTree, build_tree
 from prefopt.records import Preference
 from prefopt.text.render import RenderSettings, TokenSequence, encode, render
 
@@ -57,9 +58,8 @@ def response_logps(
     """
     examples = response_examples(records, tokenizer, render)
     found: dict[int, tuple[ResponseLogp, ...]] = {}
-    scorer = Scorer(model)
-    was_training = scorer.training
-    scorer.eval()
+    was_training = model.training
+    scorer = Scorer(model).eval()
     try:
         for part, batch in batches(examples, batch_size):
             with torch.no_grad():
@@ -69,7 +69,7 @@ def response_logps(
                 counts = _lengths(examples[i])
                 found[i] = tuple(ResponseLogp(next(totals), n) for n in counts)
     finally:
-        scorer.train(was_training)
+        model.train(was_training)
     return [found[i] for i in range(len(examples))]
 
 
@@ -119,30 +119,90 @@ def sequence_logps(
 ) -> Iterator[tuple[int, float]]:
     """The position and the log-probability (nats, scored tokens) of each sequence, given out batch by batch.
 
-    Log-softmax in float32 whatever the precision of the weights, sums in float64; a sum that is not finite is given as
-    it is. The longest sequences come first, so that what does not fit in memory fails at once.
+    Sequences that are alike up to their first scored token share its computation where that is cheaper, see
+    `prefopt.models.layout.tree_cost`; the numbers are those of separate rows up to rounding. Log-softmax in float32
+    whatever the precision of the weights, sums in float64; a sum that is not finite is given as it is. The longest
+    come first, so that what does not fit in memory fails at once.
 
     Args:
         model: on its device; run in eval mode, without gradients, and left in the mode it was in.
         sequences: with at least one scored token each, and no longer than the model's context.
         batch_size: sequences run together.
     """
-    order = sorted(range(len(sequences)), key=lambda i: len(sequences[i].tokens), reverse=True)
-    scorer = Scorer(model)
-    was_training = scorer.training
-    scorer.eval()
+    was_training = model.training
+    scorer = Scorer(model).eval()
     try:
-        for start in range(0, len(order), batch_size):
-            part = order[start : start + batch_size]
-            trees = [build_tree([sequences[i]]) for i in part]
-            examples = [Example("", t, (), (), (), (None,), (None,), (None,)) for t in trees]
-            batch = collate([[example] for example in examples], layout=Layout.ROWS)
-            with torch.no_grad():
-                logp = scorer(batch.to(model.device)).logp
-            totals = sum_by_response(batch.to(logp.device), logp.double())
-            yield from zip(part, totals.tolist(), strict=True)
+        shared, alone = _parted(model, sequences, batch_size)
+        for members, layout in ((shared, Layout.TREE), (alone, Layout.ROWS)):
+            for part in _filled(members, batch_size):
+                batch = collate([[_plain(each.tree)] for each in part], layout=layout)
+                with torch.no_grad():
+                    logp = scorer(batch.to(model.device)).logp
+                totals = sum_by_response(batch.to(logp.device), logp.double())
+                places = [i for each in part for i in each.places]
+                yield from zip(places, totals.tolist(), strict=True)
     finally:
-        scorer.train(was_training)
+        model.train(was_training)
+
+
+class _Scored(NamedTuple):
+    """Sequences that are run together."""
+
+    places: list[int]
+    tree: TokenTree
+
+
+def _parted(
+    model: CausalModel, sequences: Sequence[TokenSequence], batch_size: int
+) -> tuple[list[_Scored], list[_Scored]]:
+    """Those to be run as trees, and those in rows of their own."""
+    groups = _alike(sequences, batch_size)
+    several = [group for group in groups if len(group) > 1]
+    shared: list[_Scored] = []
+    if several and _takes_trees(model, max(len(sequence.tokens) for sequence in sequences)):
+        trees = [_Scored(group, build_tree([sequences[i] for i in group])) for group in several]
+        shared = [each for each in trees if tree_cost(model, [_plain(each.tree)]) < 1]
+    done = {i for each in shared for i in each.places}
+    rest = [i for i in range(len(sequences)) if i not in done]
+    return shared, [_Scored([i], build_tree([sequences[i]])) for i in rest]
+
+
+def _takes_trees(model: CausalModel, longest: int) -> bool:
+    try:
+        return choose_layout(model, requested="auto", longest=longest).layout is Layout.TREE
+    except ModelError:  # weights that are no numbers fail every check; rows show what comes of them
+        return False
+
+
+def _alike(sequences: Sequence[TokenSequence], most: int) -> list[list[int]]:
+    """Positions of sequences that are alike up to their first scored token, `most` together."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for i, sequence in enumerate(sequences):
+        start = sequence.scored.index(True)
+        groups.setdefault(tuple(sequence.tokens[:start]), []).append(i)
+    return [
+        group[start : start + most]
+        for group in groups.values()
+        for start in range(0, len(group), most)
+    ]
+
+
+def _filled(members: Sequence[_Scored], batch_size: int) -> Iterator[list[_Scored]]:
+    """Batches of at most `batch_size` sequences, the largest trees first."""
+    part: list[_Scored] = []
+    for each in sorted(members, key=lambda each: each.tree.size, reverse=True):
+        if part and sum(len(e.places) for e in [*part, each]) > batch_size:
+            yield part
+            part = []
+        part.append(each)
+    if part:
+        yield part
+
+
+def _plain(tree: TokenTree) -> Example:
+    """Without pairs and annotations."""
+    none = (None,) * len(tree.leaf)
+    return Example("", tree, (), (), (), none, none, none)
 
 
 def context_length(model: CausalModel) -> int:

@@ -33,6 +33,10 @@ RUN_FILES = (
 )
 
 
+CHAIN = "chain.json"
+"""In the folder of several trainings one after another: the names of their run folders, under "links"."""
+
+
 class Evaluation(NamedTuple):
     """`evaluation.json`: one number about the finished model, with its 95% interval."""
 
@@ -101,7 +105,7 @@ class Run:
 
 
 def read_runs(paths: Sequence[Path]) -> list[Run]:
-    """The runs of those folders in that order, each with a name of its own.
+    """The runs of those folders in that order, each with a name of its own; of a chain, all of its trainings.
 
     The name is `run_name` of the recipe or the folder's; runs that would share one get their parent's in front.
     Raises `ConfigError` for no or repeated folders, `StorageError` for a folder that is no run.
@@ -110,11 +114,12 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
         raise ConfigError(
             "no run folder given: name at least one folder that `prefopt train` wrote"
         )
+    paths = [inner for path in paths for inner in chain_folders(path) or [path]]
     resolved = [path.resolve() for path in paths]
     for place, path in enumerate(resolved):
         if path in resolved[:place]:
             raise ConfigError(f"run folder '{paths[place]}' is given twice: name each folder once")
-    runs = [read_run(path) for path in paths]
+    runs = [_with_evaluations_of_chain(read_run(path)) for path in paths]
     names = [run.name for run in runs]
     return [
         run if names.count(run.name) == 1 else _renamed(run, path)
@@ -141,6 +146,27 @@ def read_run(path: Path) -> Run:
         evaluation=_read_evaluation(path / "evaluation.json", unread),
         agents=_read_object(path / "agent-evaluation.json", unread),
         unread=unread,
+    )
+
+
+def chain_folders(path: Path) -> list[Path]:
+    """The run folders of the trainings of a chain that have begun, in order; none where the folder is no chain's."""
+    if (path / "metrics.jsonl").exists():  # a single training that has taken the folder over
+        return []
+    names = _read_object(path / CHAIN, []).get("links")
+    listed = names if isinstance(names, list) else []
+    folders = [path / name for name in listed if isinstance(name, str)]
+    return [folder for folder in folders if (folder / "run.yaml").is_file()]
+
+
+def _with_evaluations_of_chain(run: Run) -> Run:
+    """The last training of a finished chain, with what evaluations of the chain's model say, which is its model."""
+    top = run.path.parent
+    if not (top / "finished.json").is_file() or chain_folders(top)[-1:] != [run.path]:
+        return run
+    whole = read_run(top)
+    return replace(
+        run, evaluation=run.evaluation or whole.evaluation, agents=run.agents or whole.agents
     )
 
 

@@ -16,6 +16,7 @@ from typing import NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from prefopt.errors import StorageError
+from prefopt.report import dice
 from prefopt.report.agents import HEADER, agent_rows
 from prefopt.report.folder import JsonObject, Run, number, read_runs
 from prefopt.report.health import examine
@@ -134,6 +135,8 @@ def render_page(runs: Sequence[Run], *, title: str | None = None) -> str:
         evaluations=evaluation_panels(runs, colours),
         agent_header=HEADER,
         agents=agent_rows(runs),
+        own_header=dice.HEADER,
+        own_answers=dice.own_answers(runs),
         curves=curve_panels(runs, colours),
         margins=margin_note([run for run in runs if run.samples]),
         tokens=token_panel(runs, colours),

@@ -1,6 +1,7 @@
 """Several trainings one after another, each from the model of the one before, which is its reference too.
 
 output_dir/<link>   the run folder of each training
+chain.json          the names of these folders
 run.yaml            the recipe of all
 model/              the model of the last one
 finished.json       what each started from, its reference and its last metrics
@@ -15,6 +16,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +24,7 @@ from prefopt.config import RunConfig, parse, write_recipe
 from prefopt.errors import ConfigError, ResumeError, StorageError
 from prefopt.models.locate import ADAPTER_CONFIG
 from prefopt.progress import say
+from prefopt.report.folder import CHAIN
 from prefopt.report.page import write_report
 from prefopt.runs.method import Method, RunResult
 from prefopt.runs.setup import input_paths
@@ -105,12 +108,13 @@ def _run(
         recipe = config_of_link(config, method, link, previous, last=link is links[-1])
         found = folders[number].finished.exists() and not config.overwrite_output_dir
         done.append(run_training(recipe, method))
+        runtime.on_main(lambda folder=folders[number]: _require_model(folder))
         if not found and not trained:
             trained = True
             rest = folders[number + 1 :]
             runtime.on_main(lambda rest=rest: _forget(config, top, rest))
     result = RunResult(top.path, top.model, done[-1].metrics, top.report)
-    if trained or not top.finished.exists():
+    if trained or not all(p.exists() for p in (top.finished, top.model, top.report)):
         runtime.on_main(lambda: _finish(config, top, links, done))
     elif runtime.is_main:
         say(f"{top.path}: all {len(links)} trainings are already finished")
@@ -160,9 +164,55 @@ def _require_room(config: RunConfig, top: RunFolder) -> None:
             f"{top.path}: already holds a run ({state}); pass --resume to go on, --overwrite to start anew, or set "
             "another output_dir"
         )
-    open_folder(
-        top, resume=False, overwrite=config.overwrite_output_dir, inputs=input_paths(config)
-    )
+    for folder in (top, *earlier_links(top)):
+        open_folder(
+            folder, resume=False, overwrite=config.overwrite_output_dir, inputs=input_paths(config)
+        )
+
+
+def earlier_links(top: RunFolder) -> list[RunFolder]:
+    """The run folders of the chain that output_dir holds or has held; none where there was no chain."""
+    try:
+        names = json.loads((top.path / CHAIN).read_text(encoding="utf-8"))
+        return [RunFolder(top.path / name) for key in ("links", "earlier") for name in names[key]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def require_no_chain(top: RunFolder) -> None:
+    """Nothing where a single training can be resumed.
+
+    Raises:
+        ResumeError: output_dir holds a chain.
+    """
+    if (top.path / CHAIN).exists() and not top.metrics.exists():
+        raise ResumeError(
+            f"{top.path}: holds several trainings one after another, and this recipe makes a single one; pass "
+            "--overwrite to start anew, or set another output_dir"
+        )
+
+
+def forget_chain(path: Path) -> None:
+    """Remove what an earlier chain left in output_dir, which a single training has since taken over."""
+    top = RunFolder(path)
+    _remove(earlier_links(top))
+    (path / CHAIN).unlink(missing_ok=True)
+
+
+def _remove(folders: Sequence[RunFolder]) -> None:
+    """Remove runs, and their folders where nothing else is in them."""
+    for folder in folders:
+        folder.clear()
+        with suppress(OSError):
+            folder.path.rmdir()
+
+
+def _require_model(folder: RunFolder) -> None:
+    if not folder.model.is_dir():
+        raise ResumeError(
+            f"{folder.model}: is gone, and the run is marked as finished; put it back, or remove {folder.finished} "
+            "and pass --resume, which trains on from the last checkpoint there is"
+        )
 
 
 def _begin(config: RunConfig, top: RunFolder, folders: Sequence[RunFolder]) -> None:
@@ -178,6 +228,10 @@ def _begin(config: RunConfig, top: RunFolder, folders: Sequence[RunFolder]) -> N
         not top.recipe.exists()
     ):  # a run that is resumed may still be refused, and keeps its recipe then
         write_recipe(config, top.recipe)
+    names = [folder.path.name for folder in folders]
+    earlier = [each.path.name for each in earlier_links(top) if each.path.name not in names]
+    # The names of those that a shorter chain leaves over stay known until they are removed.
+    top.write_json(top.path / CHAIN, {"links": names, "earlier": earlier})
 
 
 def _forget(config: RunConfig, top: RunFolder, rest: Sequence[RunFolder]) -> None:
@@ -192,6 +246,9 @@ def _finish(
     config: RunConfig, top: RunFolder, links: Sequence[Link], done: Sequence[RunResult]
 ) -> None:
     write_recipe(config, top.recipe)
+    names = [each.folder.name for each in done]
+    _remove([each for each in earlier_links(top) if each.path.name not in names])
+    top.write_json(top.path / CHAIN, {"links": names, "earlier": []})
     _copy(done[-1].model, top.model)
     write_report([each.folder for each in done], top.report)
     facts = [_facts(link, each) for link, each in zip(links, done, strict=True)]

@@ -1,105 +1,65 @@
 """The curriculum of a recipe: data read, pairs measured, stages written, and found again when a run is resumed.
 
 output_dir/curriculum/stage-1.jsonl   the pairs of each stage, in the order of training
+held-out.jsonl                        the evaluation data as records, whatever columns they came in
 curriculum.json                       what they were made from, how many and how easy they are, what was left out
 """
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 
-from prefopt.build.curriculum import Curriculum, Measure, make_curriculum
-from prefopt.build.difficulty import (
-    Logps,
-    imported,
-    logp_gap,
-    rank_gap,
-    reward_gap,
-    score_gap,
-)
+from prefopt.build.curriculum import Curriculum, make_curriculum
 from prefopt.build.stages import CurriculumRules
 from prefopt.config import RunConfig
-from prefopt.errors import ConfigError, ResumeError
-from prefopt.models.likelihood import ResponseLogp, response_logps
+from prefopt.errors import ConfigError, RecordError, ResumeError
 from prefopt.progress import say
 from prefopt.records import Preference, preference_to_json, write_preferences
-from prefopt.runs.setup import Records, input_paths, load_with, read_records
-from prefopt.text.render import RenderSettings
+from prefopt.runs.chain import earlier_links, require_no_chain
+from prefopt.runs.difficulty import Difficulty, basis_of, measure_of
+from prefopt.runs.setup import Records, input_paths, read_records
 from prefopt.train.folder import RunFolder, open_folder
 from prefopt.values import JsonValue
 
 FOLDER = "curriculum"
 INDEX = "curriculum.json"
+HELD_OUT = "held-out.jsonl"
+
+_T = TypeVar("_T")
 
 
-class Difficulty(NamedTuple):
-    """How easy pairs are, as a recipe says it."""
+class CurriculumFiles(NamedTuple):
+    """What a curriculum is written to."""
 
-    name: str
-    """score_gap, rank_gap, reference_gap, implicit_reward, or package.module:function."""
-    policy: str | None = None
-    """implicit_reward: folder or hub id of the model whose reward it is."""
-    reference: str = ""
-    """Folder or hub id of the reference model."""
-    beta: float = 1.0
-    """Scale of the implicit reward."""
+    stages: list[Path]
+    """A file per stage, in the order of training."""
+    held_out: Path | None
+    """The evaluation data as records; None where the recipe names none."""
 
 
-def measure_of(difficulty: Difficulty, config: RunConfig, device: torch.device) -> Measure:
-    """The measure; models are loaded when it is called, one after the other."""
-    if difficulty.name == "score_gap":
-        return score_gap
-    if difficulty.name == "rank_gap":
-        return rank_gap
-    reference = _logps(difficulty.reference, config, device)
-    if difficulty.name == "reference_gap":
-        return logp_gap(reference)
-    if difficulty.name == "implicit_reward" and difficulty.policy is not None:
-        policy = _logps(difficulty.policy, config, device)
-        return reward_gap(policy, reference, beta=difficulty.beta)
-    return imported(difficulty.name)
-
-
-def _logps(name: str, config: RunConfig, device: torch.device) -> Logps:
-    def logps(records: Sequence[Preference]) -> list[tuple[ResponseLogp, ...]]:
-        loaded = load_with(config, name, device)
-        render = RenderSettings(
-            prompt_format=config.prompt_format, separator=config.response_separator
-        )
-        found = response_logps(
-            loaded.model,
-            loaded.tokenizer,
-            records,
-            render=render,
-            batch_size=config.per_device_eval_batch_size,
-        )
-        del loaded
-        gc.collect()
-        return found
-
-    return logps
-
-
-def alone_in_folder(config: RunConfig, work: Callable[[], list[Path]]) -> list[Path]:
+def alone_in_folder(config: RunConfig, work: Callable[[], _T]) -> _T:
     """What `work` returns, with output_dir locked and known to have room for a run of this recipe.
 
     Raises:
-        ResumeError: another process works there, or it holds a run that is neither resumed nor overwritten.
+        ResumeError: another process works there, or it holds a run that is neither resumed nor overwritten, or one of
+            several trainings that is resumed.
     """
     folder = RunFolder(Path(config.output_dir))
     folder.acquire()
     try:
-        if not config.resume_from_checkpoint:
+        if config.resume_from_checkpoint:
+            require_no_chain(folder)
+        else:
             overwrite = config.overwrite_output_dir
-            open_folder(folder, resume=False, overwrite=overwrite, inputs=input_paths(config))
+            for each in (folder, *earlier_links(folder)):
+                open_folder(each, resume=False, overwrite=overwrite, inputs=input_paths(config))
         return work()
     finally:
         folder.release()
@@ -107,8 +67,8 @@ def alone_in_folder(config: RunConfig, work: Callable[[], list[Path]]) -> list[P
 
 def write_curriculum(
     config: RunConfig, rules: CurriculumRules, difficulty: Difficulty, device: torch.device
-) -> list[Path]:
-    """The files of all stages in the order of training; a run that is resumed gets those that are there.
+) -> CurriculumFiles:
+    """The files of all stages and of the evaluation data; a run that is resumed gets the stages that are there.
 
     Raises:
         ResumeError: those that are there were made otherwise, or are damaged.
@@ -119,13 +79,46 @@ def write_curriculum(
     _refuse_own_files(folder, config)
     records = read_records(config, evaluation=False, pairing=None, speak=True)
     basis = _basis(config, rules, difficulty, records.preferences)
+    held_out = _read_held_out(config)
     if config.resume_from_checkpoint and (folder / INDEX).exists():
-        return _found(folder, basis)
+        return CurriculumFiles(_found(folder, basis), _write_held_out(folder, held_out))
     made = make_curriculum(
         records.preferences, measure_of(difficulty, config, device), rules, records.ledger
     )
     records.ledger.enforce(strict=config.strict)
-    return _write(folder, made, basis, records)
+    return CurriculumFiles(
+        _write(folder, made, basis, records, held_out), _write_held_out(folder, held_out)
+    )
+
+
+def _read_held_out(config: RunConfig) -> Records | None:
+    """The evaluation data with their pairs, under the columns and the split of the recipe; None without any.
+
+    Raises:
+        RecordError: none of them can be used.
+    """
+    if config.eval_file is None and config.eval_dataset_split is None:
+        return None
+    found = read_records(config, evaluation=True, pairing=config.pairing, speak=True)
+    found.ledger.keep_undecided()
+    found.ledger.enforce(strict=config.strict)
+    if not found.preferences:
+        reasons = ", ".join(line.strip() for line in found.ledger.summary()[1:])
+        raise RecordError(
+            f"{found.ledger.source}: none of {found.ledger.read} records can be used for evaluation: {reasons}; "
+            "repair them"
+        )
+    return found
+
+
+def _write_held_out(folder: Path, held_out: Records | None) -> Path | None:
+    """In the form that stages have, since a training knows one set of columns."""
+    path = folder / HELD_OUT
+    if held_out is None:
+        path.unlink(missing_ok=True)
+        return None
+    write_preferences(path, held_out.preferences)
+    return path
 
 
 def _refuse_own_files(folder: Path, config: RunConfig) -> None:
@@ -146,7 +139,7 @@ def _basis(
     digest = hashlib.blake2b(digest_size=16)
     for record in records:
         digest.update(json.dumps(preference_to_json(record)).encode() + b"\n")
-    facts = {**asdict(rules), **difficulty._asdict(), "data": digest.hexdigest()}
+    facts = {**asdict(rules), **basis_of(difficulty, config), "data": digest.hexdigest()}
     facts["text"] = [config.prompt_format, config.response_separator, config.chat_template]
     return json.loads(json.dumps(facts))
 
@@ -180,7 +173,11 @@ def _digest(path: Path) -> str:
 
 
 def _write(
-    folder: Path, made: Curriculum, basis: dict[str, JsonValue], records: Records
+    folder: Path,
+    made: Curriculum,
+    basis: dict[str, JsonValue],
+    records: Records,
+    held_out: Records | None,
 ) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     # The index goes first and comes last, so that it never speaks of files that are half there.
@@ -205,8 +202,11 @@ def _write(
         say(f"stage {number} of {len(made.stages)}: {_line(stages[-1])}")
     for reason, count in made.counts.items():
         say(f"  {count} times {reason}")
-    facts = {"stages": stages, "left_out": made.counts, "basis": basis}
-    RunFolder(folder).write_json(folder / INDEX, {**facts, "ledger": records.ledger.to_json()})
+    facts: dict[str, object] = {"stages": stages, "left_out": made.counts, "basis": basis}
+    facts["ledger"] = records.ledger.to_json()
+    if held_out is not None:
+        facts["held_out_ledger"] = held_out.ledger.to_json()
+    RunFolder(folder).write_json(folder / INDEX, facts)
     return files
 
 

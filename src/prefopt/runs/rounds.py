@@ -6,7 +6,8 @@ Every stage is resumable, so the same call goes on where it stopped: what is fin
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -59,6 +60,7 @@ def run_recipe(config: RunConfig, method: Method[RunConfig]) -> list[RoundResult
     Raises:
         PrefoptError: anything a user can cause, one line each.
     """
+    _require_one_process()
     section = section_of_build(config)
     count = 1 if section is None else section.rounds
     if count > 1 and (config.train_file is not None or config.dataset_name is not None):
@@ -86,6 +88,16 @@ def run_recipe(config: RunConfig, method: Method[RunConfig]) -> list[RoundResult
     return done
 
 
+def _require_one_process() -> None:
+    """Data are made and models evaluated by one process; only training can be shared."""
+    size = os.environ.get("WORLD_SIZE", "1")
+    if size.isdigit() and int(size) > 1:
+        raise ConfigError(
+            f"prefopt run makes data and evaluates in one process, and a launcher started {size}: run `prefopt build` "
+            "alone, then `accelerate launch -m prefopt train` on several processes, round by round (build.rounds=1)"
+        )
+
+
 def _require_measurable(config: RunConfig) -> None:
     """Mistakes in the section `evaluate` are found before anything is made."""
     wanted, build = getattr(config, "evaluate", None), section_of_build(config)
@@ -105,20 +117,84 @@ def config_of_round(
 
     With several rounds each has folders of its own, `round-1` and so on, in those that the recipe names. `starts` are
     the models that the rounds began with, from the first on; those of this round and later ones are not looked at.
+
+    Raises:
+        ConfigError: `later_rounds` has a mistake, or names what every round decides for itself.
     """
     section = section_of_build(config)
     if section is None or section.rounds == 1:
         return config
+    made: list[RunConfig] = []
+    for k in range(1, number + 1):
+        start = previous if k == number else Path(starts[k - 1]) if k > 1 else None
+        made.append(_following(made, start, config, section, method))
+    return made[-1]
+
+
+def _following(
+    before: Sequence[RunConfig],
+    start: Path | None,
+    config: RunConfig,
+    section: BuildSection,
+    method: Method[RunConfig],
+) -> RunConfig:
+    """The recipe of the round after those of the recipes `before`, all from `config`; it starts from `start`."""
     raw = written(config)
     build: dict[str, JsonValue] = {**_object(raw["build"]), "rounds": 1}
     build.pop("later_rounds", None)
-    build["output_dir"] = str(section.folder(config.method) / f"round-{number}")
-    if previous is not None:
-        raw.update(section.later_rounds)
-        build.update(section.later(starts[: number - 1]))
-        raw = going_on(raw, previous)
-    folders = {"build": build, "output_dir": str(Path(config.output_dir) / f"round-{number}")}
-    return parse({**raw, **folders}, method.config, origin="later_rounds" if previous else "")
+    folder = f"round-{len(before) + 1}"
+    build["output_dir"] = str(section.folder(config.method) / folder)
+    if start is not None:
+        later = _later_rounds(section)
+        own = section.later(before)
+        inner = _object(later.pop("build", {}))
+        _refuse(inner, own, "build.")
+        raw.pop(
+            "reference_model", None
+        )  # that of the first round; the later ones are against their own start
+        raw = going_on({**raw, **later}, start)
+        build = _merged({**build, **own}, inner)
+    places: dict[str, JsonValue] = {
+        "build": build,
+        "output_dir": str(Path(config.output_dir) / folder),
+    }
+    return parse({**raw, **places}, method.config, origin="" if start is None else "later_rounds")
+
+
+_OF_EVERY_ROUND = ("method", "model_name_or_path", "reference_model", "output_dir")
+"""What a round decides for itself, or has in common with all others."""
+
+
+def _later_rounds(section: BuildSection) -> dict[str, JsonValue]:
+    later = dict(section.later_rounds)
+    _refuse(later, _OF_EVERY_ROUND)
+    build = later.get("build", {})
+    if not isinstance(build, dict):
+        raise ConfigError(
+            f"build.later_rounds.build is {build!r}; give keys of the section `build`, such as gamma: 0.25"
+        )
+    _refuse(build, ("rounds", "later_rounds", "output_dir"), "build.")
+    return later
+
+
+def _refuse(given: Mapping[str, JsonValue], decided: Collection[str], where: str = "") -> None:
+    for key in given:
+        if key in decided:
+            raise ConfigError(
+                f"build.later_rounds.{where}{key} would have no effect: rounds decide it themselves; remove it"
+            )
+
+
+def _merged(under: Mapping[str, JsonValue], over: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+    """Both, sections key by key; what is in both is from `over`."""
+    found = dict(under)
+    for key, value in over.items():
+        earlier = found.get(key)
+        if isinstance(value, dict) and isinstance(earlier, dict):
+            found[key] = _merged(earlier, value)
+        else:
+            found[key] = value
+    return found
 
 
 def _object(value: JsonValue) -> dict[str, JsonValue]:

@@ -91,7 +91,8 @@ def input_paths(config: RunConfig) -> list[str]:
     """
     files = [config.train_file, config.eval_file, config.built_file]
     named = [name for f in files if f is not None for name in ([f] if isinstance(f, str) else f)]
-    models = [config.model_name_or_path, config.reference_model, config.tokenizer_name_or_path]
+    shared = [config.model_name_or_path, config.reference_model, config.tokenizer_name_or_path]
+    models = [*shared, *config.further_models]
     bases = [_adapter_base(Path(name)) for name in models if name is not None]
     every = [*named, *models, *bases, config.dataset_name]
     found = [name for name in every if name is not None and Path(name).expanduser().exists()]
@@ -166,7 +167,7 @@ def load_data(
     examples = prepare(
         preferences,
         tokenizer,
-        _prepare_settings(config),
+        prepare_settings(config),
         ledger,
         weigh=None if weigh is None else lambda given: weigh(given, config),
     )
@@ -259,7 +260,8 @@ def _built(config: RunConfig) -> str | None:
     return config.built_file
 
 
-def _prepare_settings(config: RunConfig) -> PrepareSettings:
+def prepare_settings(config: RunConfig) -> PrepareSettings:
+    """How records become examples, as the recipe says."""
     return PrepareSettings(
         max_length=config.max_length,
         max_prompt_length=config.max_prompt_length,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import difflib
+import gzip
 import io
 import itertools
 import json
 import re
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +22,9 @@ Row = Mapping[str, JsonValue]
 
 _TABLES = {".csv": ",", ".tsv": "\t"}
 _LINES = (".jsonl", ".ndjson")
-_KNOWN = ".jsonl, .ndjson, .json, .csv, .tsv, .parquet, or a folder saved by datasets"
+_KNOWN = (
+    ".jsonl, .ndjson, .json, .csv, .tsv (each also as .gz), .parquet, or a folder saved by datasets"
+)
 
 
 class SourceRow(NamedTuple):
@@ -57,22 +61,33 @@ def read_rows(source: str | Path, *, split: str = "train", limit: int | None = N
         if (
             not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source))
             or path.parent.is_dir()
-            or path.suffix in _ENDINGS
+            or _ending(path) in _ENDINGS
         ):
             raise StorageError(_missing(path))
         name, stem, rows = str(source), path.name, _hub_rows(str(source), split)
     elif path.is_dir():
         name, stem, rows = path.name, path.name, _folder_rows(path, split)
-    elif path.suffix.lower() not in _ENDINGS:
+    elif _ending(path) not in _ENDINGS:
         raise RecordError(
             f"{path}: data files of type '{path.suffix}' cannot be read; use {_KNOWN}"
         )
     else:
-        name, stem, rows = path.name, path.stem, _file_rows(path)
+        name, stem, rows = path.name, _plain(path).stem, _file_rows(path)
     found = list(itertools.islice(rows, limit))
     if not found:
         raise RecordError(f"{source}: there are no rows; give a file with at least one")
-    return RowSource(name, stem, found, path.suffix.lower() in _TABLES and path.is_file())
+    return RowSource(name, stem, found, _ending(path) in _TABLES and path.is_file())
+
+
+def _plain(path: Path) -> Path:
+    """The path without `.gz`."""
+    return path.with_suffix("") if path.suffix.lower() == ".gz" else path
+
+
+def _ending(path: Path) -> str:
+    """What a file is, whether compressed or not; Parquet compresses by itself."""
+    ending = _plain(path).suffix.lower()
+    return ".gz" if ending == ".parquet" and path.suffix.lower() == ".gz" else ending
 
 
 def _missing(path: Path) -> str:
@@ -88,7 +103,7 @@ def _missing(path: Path) -> str:
 
 
 def _file_rows(path: Path) -> Iterator[SourceRow]:
-    ending = path.suffix.lower()
+    ending = _ending(path)
     if ending == ".parquet":
         return _parquet_rows(path)
     text = _read_text(path)
@@ -101,7 +116,14 @@ def _file_rows(path: Path) -> Iterator[SourceRow]:
 
 def _read_text(path: Path) -> str:
     try:
+        if path.suffix.lower() == ".gz":
+            with gzip.open(path, "rt", encoding="utf-8-sig") as file:
+                return file.read()
         return path.read_text(encoding="utf-8-sig")
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise RecordError(
+            f"{path}: is no whole gzip file ({error}); copy it anew, or unpack it"
+        ) from error
     except OSError as error:
         raise StorageError(
             f"{path}: cannot be read ({error.strerror}); check its permissions"

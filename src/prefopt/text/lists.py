@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from prefopt.errors import RecordError
 from prefopt.text.cells import Cells
 from prefopt.text.prompts import Content
-from prefopt.values import JsonValue, describe, read_object
+from prefopt.values import JsonValue, describe, read_object, read_score, refuse
 
 _ITEM_TEXT = ("completion", "response", "text", "content", "answer", "output")
 _ITEM_SCORE = ("score", "overall_score", "rating", "reward", "fine-grained_score")
+_NO_RATING = ("", "n/a")
 
 
 class ListedResponse(NamedTuple):
@@ -59,6 +61,9 @@ def _parallel(cells: Cells, role: str, count: int) -> list[JsonValue] | None:
 def listed_objects(cells: Cells) -> list[ListedResponse]:
     """Responses as objects with their score or rank inside; ranks may count from 0 (NeMo).
 
+    Scores come from one source for the whole list, since sources have different scales: the first key that any response
+    has a score under, or else the ratings in `annotations`. A response without that one has no score.
+
     Raises:
         RecordError: an object has no text, or holds what is no response, score or rank.
     """
@@ -67,40 +72,69 @@ def listed_objects(cells: Cells) -> list[ListedResponse]:
         for i, value in enumerate(cells.items("items"))
     ]
     first = 0 if any(item.get("rank") == 0 for item in objects) else 1
+    names = [f"{cells.name('items')}[{i}]" for i in range(len(objects))]
+    scores = _scores(cells, objects, names)
     return [
-        _object(cells, item, f"{cells.name('items')}[{i}]", first_rank=first)
-        for i, item in enumerate(objects)
+        _object(cells, item, name, score, first_rank=first)
+        for item, name, score in zip(objects, names, scores, strict=True)
+    ]
+
+
+def _scores(
+    cells: Cells, objects: Sequence[dict[str, JsonValue]], names: Sequence[str]
+) -> list[float | None]:
+    for key in _ITEM_SCORE:
+        scores = [
+            cells.score(item.get(key), f"{name}.{key}")
+            for item, name in zip(objects, names, strict=True)
+        ]
+        if any(score is not None for score in scores):
+            return scores
+    return [
+        _mean_rating(item, name, cells.origin) for item, name in zip(objects, names, strict=True)
     ]
 
 
 def _object(
-    cells: Cells, item: dict[str, JsonValue], name: str, *, first_rank: int
+    cells: Cells, item: dict[str, JsonValue], name: str, score: float | None, *, first_rank: int
 ) -> ListedResponse:
     key = next((key for key in _ITEM_TEXT if key in item), None)
     if key is None:
         raise RecordError(
             f"{cells.origin}: '{name}' is {describe(item)}; give it one of {', '.join(_ITEM_TEXT)}"
         )
-    scores = (cells.score(item.get(key), f"{name}.{key}") for key in _ITEM_SCORE)
-    found = next((score for score in scores if score is not None), None)
     rank = item.get("rank")
     if isinstance(rank, int) and not isinstance(rank, bool):
         rank += 1 - first_rank
     return ListedResponse(
         name,
         cells.content(item[key], f"{name}.{key}"),
-        _mean_rating(item) if found is None else found,
+        score,
         None if rank is None else cells.rank(rank, f"{name}.rank"),
     )
 
 
-def _mean_rating(item: dict[str, JsonValue]) -> float | None:
+def _mean_rating(item: dict[str, JsonValue], name: str, origin: str) -> float | None:
     """The mean of the ratings that UltraFeedback's `annotations` give an answer by aspect; None where there is none."""
     aspects = item.get("annotations")
     if not isinstance(aspects, dict):
         return None
-    given = [aspect.get("Rating") for aspect in aspects.values() if isinstance(aspect, dict)]
-    ratings = [
-        float(r) for r in given if isinstance(r, str | int) and str(r).isdecimal()
-    ]  # "N/A" is none
+    found = [
+        _rating(aspect.get("Rating"), f"{name}.annotations.{key}.Rating", origin)
+        for key, aspect in aspects.items()
+        if isinstance(aspect, dict)
+    ]
+    ratings = [rating for rating in found if rating is not None]
     return sum(ratings) / len(ratings) if ratings else None
+
+
+def _rating(value: JsonValue, name: str, origin: str) -> float | None:
+    """A number or the text of one; None where there is none ("N/A")."""
+    if isinstance(value, str):
+        if value.strip().lower() in _NO_RATING:
+            return None
+        try:
+            value = float(value)
+        except ValueError:
+            refuse(value, name, origin, "give a number, or null where there is none")
+    return read_score(value, name, origin)

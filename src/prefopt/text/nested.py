@@ -6,7 +6,7 @@ What is read here is the layout alone; `columns.py` and `rows.py` read the rows 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from itertools import chain
+from typing import NamedTuple
 
 from prefopt.errors import RecordError
 from prefopt.text.files import Row, RowSource, SourceRow
@@ -18,12 +18,30 @@ LEVELS = ("easy", "medium", "hard")
 STAGE = "stage"
 """Column, and key of `Preference.meta`, that says which stage of a curriculum a record belongs to."""
 
+NO_LEVEL = "a curriculum row without easy, medium or hard"
+NO_RANKED = "a message tree without two ranked answers"
+
+_FIRST_ROWS = 100
+"""Rows that decide the layout, as for columns."""
+
 _ROLES = {"prompter": "user", "assistant": "assistant"}
 """Roles of OpenAssistant -> ours."""
 
 
-def unnested(source: RowSource) -> RowSource:
+class Unnested(NamedTuple):
+    """A source with a row per record."""
+
+    source: RowSource
+    empty: list[SourceRow]
+    """Rows that hold no record."""
+    reason: str
+    """Why not."""
+
+
+def unnested(source: RowSource) -> Unnested:
     """The source with a row per record; the source itself where its rows hold one record each already.
+
+    The first 100 rows decide, so that a row without any level, or a message without replies, may come first.
 
     A curriculum row `{easy|medium|hard: {conversation: [...]}}`, whose last turn has `chosen_content` and
     `rejected_content`, becomes a row of prompt, chosen, rejected and stage per level. A message tree of OpenAssistant,
@@ -34,18 +52,21 @@ def unnested(source: RowSource) -> RowSource:
     Raises:
         RecordError: a part is missing or of the wrong type, or no message of any tree has two ranked answers.
     """
-    first = source.rows[0].values
-    if _is_curriculum(first):
-        return source._replace(rows=list(chain.from_iterable(map(_levels, source.rows))))
-    if not _is_tree(first):
-        return source
-    rows = list(chain.from_iterable(map(_ranked, source.rows)))
+    first = [row.values for row in source.rows[:_FIRST_ROWS]]
+    if any(map(_is_curriculum, first)):
+        parts, reason = [(row, list(_levels(row))) for row in source.rows], NO_LEVEL
+    elif any(map(_is_tree, first)):
+        parts, reason = [(row, list(_ranked(row))) for row in source.rows], NO_RANKED
+    else:
+        return Unnested(source, [], "")
+    rows = [found for _, inner in parts for found in inner]
     if not rows:
         raise RecordError(
             f"{source.rows[0].origin}: message trees, but no message has two answers with a `rank`; use trees that "
             "people have ranked"
         )
-    return source._replace(rows=rows)
+    empty = [row for row, inner in parts if not inner]
+    return Unnested(source._replace(rows=rows), empty, reason)
 
 
 def _is_curriculum(row: Row) -> bool:
@@ -59,12 +80,13 @@ def _is_tree(row: Row) -> bool:
 
 
 def _levels(row: SourceRow) -> Iterator[SourceRow]:
+    # Both sides of a level are inside it: a column of that name beside the levels is about something else.
     others = {name: value for name, value in row.values.items() if name not in LEVELS}
     for level in LEVELS:
         value = row.values.get(level)
         if value is not None:
             yield SourceRow(
-                row.origin, {**_level(value, level, row.origin), STAGE: level, **others}
+                row.origin, {**others, **_level(value, level, row.origin), STAGE: level}
             )
 
 
@@ -81,7 +103,10 @@ def _level(value: JsonValue, level: str, origin: str) -> dict[str, JsonValue]:
         {
             "role": read_text(turn.get("role"), f"{where}[{i}].role", origin),
             "content": read_text(
-                turn.get("content", turn.get("chosen_content")), f"{where}[{i}].content", origin
+                # Arrow stores an absent key as null.
+                turn.get("chosen_content") if turn.get("content") is None else turn["content"],
+                f"{where}[{i}].content",
+                origin,
             ),
         }
         for i, turn in enumerate(turns[:-1])
@@ -97,7 +122,7 @@ def _ranked(row: SourceRow) -> Iterator[SourceRow]:
     others = {
         key: row.values[key] for key in ("message_tree_id",) if row.values.get(key) is not None
     }
-    for conversation, message in _questions(row.values["prompt"], [], "prompt", row.origin):
+    for conversation, message in _questions(row.values.get("prompt"), [], "prompt", row.origin):
         answers: list[JsonValue] = [
             {"response": reply["text"], "rank": reply["rank"]}
             for reply in _replies(message, "replies", row.origin)

@@ -53,6 +53,12 @@ def comparable(responses: Sequence[Response]) -> dict[int, float]:
     return ranks if len(scores) < len(responses) == len(ranks) else scores
 
 
+def annotated(responses: Sequence[Response]) -> dict[int, float]:
+    """As `comparable`, but the ranks (negated) of those that have one where that says nothing: lists ranked in part."""
+    ranks = {i: -float(r.rank) for i, r in enumerate(responses) if r.rank is not None}
+    return comparable(responses) or ranks
+
+
 def candidates(value: Mapping[int, float], pairing: str) -> list[tuple[int, int]]:
     """Pairs of positions that `pairing` makes of these values, the first at least as good as the second; with ties."""
     order = sorted(value, key=lambda i: -value[i])

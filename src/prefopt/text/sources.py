@@ -13,7 +13,7 @@ from prefopt.ledger import Ledger
 from prefopt.records import Preference
 from prefopt.text.columns import Recognised, Shape, recognise
 from prefopt.text.files import RowSource, SourceRow, read_rows
-from prefopt.text.nested import unnested
+from prefopt.text.nested import Unnested, unnested
 from prefopt.text.quality import QualityGate
 from prefopt.text.rows import ReadRow, read_row
 
@@ -57,8 +57,8 @@ def load_preferences(
         RecordError: nothing recognised, or malformed rows.
         ConfigError: an unknown role or pairing.
     """
-    rows = unnested(read_rows(source, split=split, limit=limit))
-    rows = rows._replace(rows=rows.rows[:limit])
+    taken_apart = unnested(read_rows(source, split=split, limit=limit))
+    rows = taken_apart.source._replace(rows=taken_apart.source.rows[:limit])
     recognised = recognise(rows, columns)
     read = _read_all(rows, recognised)
     gate = QualityGate(ledger, pairing)
@@ -70,6 +70,7 @@ def load_preferences(
         passed = gate.pass_on(replace(preference, id=record_id))
         if passed is not None:
             preferences.append(passed)
+    _drop_empty(taken_apart, ledger)
     return LoadedData(preferences, _explain(rows, recognised))
 
 
@@ -90,7 +91,7 @@ def load_row(
     Raises:
         RecordError: there is no such row; otherwise as `load_preferences`.
     """
-    rows = unnested(read_rows(source, split=split))
+    rows = unnested(read_rows(source, split=split)).source
     recognised = recognise(rows, columns)
     ids = _ids(rows, recognised)
     if recognised.shape is Shape.NATIVE:
@@ -107,6 +108,12 @@ def load_row(
     for note in read.notes:
         ledger.note(read.preference.id, reason=note)
     return QualityGate(ledger, pairing).pass_on(read.preference) or read.preference
+
+
+def _drop_empty(taken_apart: Unnested, ledger: Ledger) -> None:
+    """Rows that hold no record have a fate too."""
+    for row in taken_apart.empty:
+        ledger.drop(ledger.enter(row.origin, origin=row.origin), reason=taken_apart.reason)
 
 
 def _read_all(source: RowSource, recognised: Recognised) -> list[ReadRow]:
