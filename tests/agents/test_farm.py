@@ -391,6 +391,8 @@ def start_main(folder: Path, *actions: str) -> subprocess.Popen[str]:
         [sys.executable, "-c", MAIN, str(folder), *actions],
         cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, text=True, start_new_session=True,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        # A shell's background jobs ignore SIGINT, and so would their children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - no threads yet
     )  # fmt: skip
 
 
