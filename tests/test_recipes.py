@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -80,6 +81,6 @@ def test_the_commands_of_a_build_and_its_training_read_the_same_problems(method:
     assert len(sections) == 1
 
 
-def parsed(method: str, *overrides: str):
+def parsed(method: str, *overrides: str) -> Any:
     raw = load_recipe(FOLDER / method / "build.yaml", overrides)
     return parse(raw, find_method(method).config)

@@ -7,7 +7,7 @@ import pytest
 
 from prefopt.cli._evaluated import print_remarks
 from prefopt.cli.main import main
-from prefopt.evals.outcome import Evaluation, Output
+from prefopt.evals.outcome import CutBy, Evaluation, Output
 from prefopt.evals.settings import EvalSettings
 from prefopt.evals.suite import Evaluated
 from prefopt.generate.journal import Journal
@@ -99,9 +99,9 @@ def test_a_prompt_that_fills_the_context_counts_as_wrong_and_the_rest_goes_on(
     repeats = next(
         n
         for n in range(1, 100)
-        if len(tokenizer(tokenizer.apply_chat_template(
+        if len(tokenizer(str(tokenizer.apply_chat_template(
             [{"role": "user", "content": "3 + 4? " * n}], tokenize=False, add_generation_prompt=True
-        )).input_ids) > 225
+        ))).input_ids) > 225
     )  # fmt: skip
     texts = {"short": "3 + 4?", "near": "3 + 4? " * repeats, "long": "3 + 4? " * 200}
     rows = [{"id": name, "question": text, "answer": "7"} for name, text in texts.items()]
@@ -126,11 +126,12 @@ def test_a_prompt_that_fills_the_context_counts_as_wrong_and_the_rest_goes_on(
 
 
 def test_remarks_name_what_cut_solutions_with_programs(capsys):
+    cuts: list[tuple[CutBy, str]] = [
+        ("blocks", "no answer"), ("context", "time limit"), ("tokens", "no answer"),
+    ]  # fmt: skip
     outputs = tuple(
         Output(str(n), "q", "7", "", False, reason=reason, finish_reason="length", cut_by=cut_by)
-        for n, (cut_by, reason) in enumerate(
-            [("blocks", "no answer"), ("context", "time limit"), ("tokens", "no answer")]
-        )
+        for n, (cut_by, reason) in enumerate(cuts)
     )
     evaluation = Evaluation("m", 0, 3, 0.0, 0.0, 0.6, outputs)
     settings = EvalSettings(code=True, max_new_tokens=512)

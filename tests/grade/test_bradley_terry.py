@@ -1,7 +1,7 @@
 """Bradley-Terry strengths against closed forms, published estimates and an independent iteration."""
 
 import math
-from typing import get_args
+from typing import Any, cast, get_args
 
 import numpy as np
 import pytest
@@ -186,7 +186,11 @@ def test_matches_of_one_prompt_are_drawn_together():
             {},
             r"match 2 of 2 \(c and d\): the preference 3 is not between",
         ),
-        ([Match("a", "b", "won")], {}, r"match 1 of 1 \(a and b\): 'won' is no verdict"),
+        (
+            [Match("a", "b", cast("Any", "won"))],
+            {},
+            r"match 1 of 1 \(a and b\): 'won' is no verdict",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused(matches, options, message):

@@ -72,7 +72,7 @@ def judged(seed: int, kind: str) -> list[dict]:
 @pytest.fixture
 def theirs(tmp_path, monkeypatch):
     import sklearn
-    from alpaca_eval.metrics import glm_winrate
+    from alpaca_eval.metrics import glm_winrate  # pyright: ignore[reportMissingImports]
 
     routing = sklearn.get_config()["enable_metadata_routing"]
     write_files(tmp_path)
