@@ -183,7 +183,8 @@ def test_kill_in_every_stage_and_go_on(tmp_path: Path, *, code: bool) -> None:
     with FakeServer(script_of(code=code)) as server:
         assert main(["build", str(recipe(whole, server.url, code=code))]) == 0
         total = len(server.asked)
-    for stage, asked in (("naive", 2), ("tails", total - 1)):
+    # Not the second request: the answer to the first may not have been kept yet.
+    for stage, asked in (("naive", 4), ("tails", total - 1)):
         folder = tmp_path / stage
         folder.mkdir()
         with FakeServer(deadly(asked, script_of(code=code), running := [])) as server:
