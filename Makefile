@@ -10,7 +10,7 @@ INSTALLED := $(VENV)/.installed
 help:
 	@echo "make demo    install into $(VENV), then build a model, train, evaluate and write a report"
 	@echo "make test    install into $(VENV), then run the tests"
-	@echo "make parity  compare with the running code of TRL and AlpacaEval (installs them)"
+	@echo "make parity  compare every objective that TRL has with its running code (installs it)"
 	@echo "make harness compare our evaluation with lm-evaluation-harness (installs it)"
 	@echo "make scienceworld  run the tests that start its simulator (needs Java)"
 	@echo "make lint    style, types and import directions"
