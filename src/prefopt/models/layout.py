@@ -50,7 +50,7 @@ def choose_layout(
         if ratio > 1:
             largest = max(example.tree.size for example in examples)
             reason = (
-                f"a dense mask over trees of up to {largest} tokens would take {ratio:.1f} times as long by estimate "
+                f"a dense mask over trees of up to {largest} tokens would take {ratio:.2f} times as long by estimate "
                 "(layout: tree has them anyway)"
             )
             return LayoutChoice(Layout.ROWS, reason, check)
