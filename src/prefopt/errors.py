@@ -9,6 +9,9 @@ traceback. Anything else that escapes is a bug: traceback, exit code 1.
 class PrefoptError(Exception):
     """Root of everything a user can cause."""
 
+    everywhere = False
+    """Whether all processes of a launch raise this one, which has come up in the main process."""
+
 
 class RecordError(PrefoptError, ValueError):
     """A row of data is wrong; the message names file and line, or the record id."""

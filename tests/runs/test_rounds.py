@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from prefopt.cli.main import main
 from prefopt.worlds.rooms import RoomsSettings, RoomsWorld
+from tests.integration.runs import errors_in, largest_difference, read_json, run, weights
 
 OPTIONS = {"train_tasks": 4, "seen_tasks": 4, "unseen_tasks": 4}
 
@@ -80,14 +82,47 @@ def test_problem_files_are_read_before_the_build(
     assert not Path("data").exists() and not Path("run").exists()
 
 
-def test_several_processes_are_told_how_to_share_the_work(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    assert main(["run", recipe(tmp_path)]) == 2
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1 and "a launcher started 2: run `prefopt build` alone" in said
-    assert not (tmp_path / "data").exists() and not (tmp_path / "run").exists()
+@pytest.mark.slow
+def test_two_processes_make_the_same_rounds_as_one(tmp_path: Path) -> None:
+    """The first process builds and evaluates, both train; every message once."""
+    blank = RoomsWorld(RoomsSettings(hidden_size=32, layers=1)).save_blank(tmp_path / "blank")
+    folders = [tmp_path / "one", tmp_path / "two"]
+    for processes, folder in enumerate(folders, start=1):
+        folder.mkdir()
+        file = recipe(folder, blank, splits=["unseen"])
+        share = f"per_device_train_batch_size={4 // processes}"
+        words = [file, "build.rounds=2", share]
+        done = run(*words, command=[sys.executable, "-m", *launched(processes), "prefopt", "run"])
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.split() == [str(folder / "run" / f"round-{k}" / "model") for k in (1, 2)]
+        for said in ("round 1 of 2", "round 2 of 2", "all rounds: "):
+            assert done.stderr.count(said) == 1, done.stderr
+    for name in ("round-1", "round-2"):
+        one, two = (folder / "run" / name for folder in folders)
+        assert read_json(two / "plan.json")["world_size"] == 2
+        assert (folders[0] / "data" / name / "pairs.jsonl").read_bytes() == (
+            folders[1] / "data" / name / "pairs.jsonl"
+        ).read_bytes()
+        assert largest_difference(weights(one / "model"), weights(two / "model")) < 1e-5
+        assert read_json(two / "agent-evaluation.json")["splits"]["unseen"]["tasks"] == 4
+
+
+@pytest.mark.slow
+def test_two_processes_say_once_that_nothing_can_be_built(tmp_path: Path) -> None:
+    """A server that refuses is an error of the process that asked it, and ends both."""
+    blank = RoomsWorld(RoomsSettings(hidden_size=32, layers=1)).save_blank(tmp_path / "blank")
+    nobody = {"server": "http://127.0.0.1:9/v1", "model": "m", "patience": 0.1}
+    words = [recipe(tmp_path, blank), f"build.writer={json.dumps(nobody)}"]
+    done = run(*words, command=[sys.executable, "-m", *launched(2), "prefopt", "run"])
+    found = errors_in(done.stderr)
+    assert done.returncode != 0 and len(found) == 1 and "127.0.0.1:9" in found[0], done.stderr
+
+
+def launched(processes: int) -> list[str]:
+    """What comes between `python -m` and `prefopt`."""
+    if processes == 1:
+        return []
+    return ["torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), "-m"]
 
 
 @pytest.mark.slow

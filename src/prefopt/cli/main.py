@@ -164,7 +164,7 @@ def _let_the_first_process_speak() -> None:
 def _print_error(error: Exception) -> None:
     """On stderr; in a launch of many processes once per machine, unless only one process can know it."""
     rank = int(os.environ.get("RANK", "0"))
-    if isinstance(error, _OF_ONE_PROCESS) and rank > 0:
+    if isinstance(error, _OF_ONE_PROCESS) and not error.everywhere and rank > 0:
         print(f"error (process {rank}): {error}", file=sys.stderr)
     elif int(os.environ.get("LOCAL_RANK", rank)) == 0:
         print(f"error: {error}", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from prefopt.cli._recipe import add_recipe_arguments, read_config
@@ -15,7 +16,11 @@ Make the data, train, evaluate and report, as a recipe says.
 
 The stages are those of `prefopt build`, `prefopt train` and `prefopt eval`, each left out where the recipe does not
 have it. With build.rounds above 1 all of it is done again from the model of the round before. Started again, the
-same command goes on where it stopped. All of it is one process; `prefopt train` alone can be shared by several."""
+same command goes on where it stopped.
+
+  accelerate launch --num_processes 8 -m prefopt run recipe.yaml
+
+Several processes share the training; the first one makes the data and evaluates while the others wait."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,6 +42,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     from prefopt.methods.base import run as run_stages
 
-    for each in run_stages(config):
-        print(each.run.model)
+    done = run_stages(config)
+    if int(os.environ.get("RANK", "0")) == 0:
+        for each in done:
+            print(each.run.model)
     return 0

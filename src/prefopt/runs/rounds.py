@@ -6,7 +6,6 @@ Every stage is resumable, so the same call goes on where it stopped: what is fin
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +20,7 @@ from prefopt.report.page import write_report
 from prefopt.runs.chain import going_on, written
 from prefopt.runs.method import Method, RunResult
 from prefopt.runs.train import train_method
+from prefopt.train.runtime import Runtime
 from prefopt.values import JsonValue
 
 
@@ -57,10 +57,11 @@ def require_single(config: RunConfig, verb: str) -> None:
 def run_recipe(config: RunConfig, method: Method[RunConfig]) -> list[RoundResult]:
     """Every round of the recipe: built, trained, evaluated and reported.
 
+    Processes that a launcher started share the training; data are made and models evaluated by the main one.
+
     Raises:
         PrefoptError: anything a user can cause, one line each.
     """
-    _require_one_process()
     section = section_of_build(config)
     count = 1 if section is None else section.rounds
     if count > 1 and (config.train_file is not None or config.dataset_name is not None):
@@ -72,30 +73,24 @@ def run_recipe(config: RunConfig, method: Method[RunConfig]) -> list[RoundResult
         later = config_of_round(config, method, 2, model, starts=[config.model_name_or_path])
         _require_measurable(later)
     _require_measurable(config)
+    runtime = Runtime()
     done: list[RoundResult] = []
     starts = [config.model_name_or_path]
     for number in range(1, count + 1):
-        if count > 1:
+        if count > 1 and runtime.is_main:
             say(f"\nround {number} of {count}")
         previous = done[-1].run.model if done else None
         own = config_of_round(config, method, number, previous, starts=starts)
-        done.append(_round(own, method, number))
+        done.append(_round(own, method, number, runtime))
         starts.append(str(done[-1].run.model))
     if count > 1:
-        folders = [each.run.folder for each in done]
-        page = write_report(folders, Path(config.output_dir) / "report.html")
-        say(f"all rounds: {page}")
+        runtime.on_main(lambda: _report(config, done))
     return done
 
 
-def _require_one_process() -> None:
-    """Data are made and models evaluated by one process; only training can be shared."""
-    size = os.environ.get("WORLD_SIZE", "1")
-    if size.isdigit() and int(size) > 1:
-        raise ConfigError(
-            f"prefopt run makes data and evaluates in one process, and a launcher started {size}: run `prefopt build` "
-            "alone, then `accelerate launch -m prefopt train` on several processes, round by round (build.rounds=1)"
-        )
+def _report(config: RunConfig, done: Sequence[RoundResult]) -> None:
+    page = write_report([each.run.folder for each in done], Path(config.output_dir) / "report.html")
+    say(f"all rounds: {page}")
 
 
 def _require_measurable(config: RunConfig) -> None:
@@ -201,16 +196,27 @@ def _object(value: JsonValue) -> dict[str, JsonValue]:
     return dict(value) if isinstance(value, dict) else {}
 
 
-def _round(config: RunConfig, method: Method[RunConfig], number: int) -> RoundResult:
-    data: Path | None = None
-    if section_of_build(config) is not None and method.build is not None:
-        data = method.build(config)
+def _round(
+    config: RunConfig, method: Method[RunConfig], number: int, runtime: Runtime
+) -> RoundResult:
+    data, begun = runtime.on_main(lambda: _prepared(config, method))
     # A run that was begun goes on, a finished one is returned; `--overwrite` starts it anew.
-    begun = Path(config.output_dir).exists() and not config.overwrite_output_dir
     if begun and not config.resume_from_checkpoint:
         config = config.model_copy(update={"resume_from_checkpoint": True})
     result = train_method(config, method)
+    runtime.on_main(lambda: _measure(config, method, result))
+    return RoundResult(number, data, result)
+
+
+def _prepared(config: RunConfig, method: Method[RunConfig]) -> tuple[Path | None, bool]:
+    """The data of a round, and whether its training was begun before."""
+    data: Path | None = None
+    if section_of_build(config) is not None and method.build is not None:
+        data = method.build(config)
+    return data, Path(config.output_dir).exists() and not config.overwrite_output_dir
+
+
+def _measure(config: RunConfig, method: Method[RunConfig], result: RunResult) -> None:
     if method.measure is not None:
         method.measure(config, result.folder)
         write_report([result.folder], result.report)
-    return RoundResult(number, data, result)

@@ -6,6 +6,7 @@ import importlib.util
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -25,6 +26,10 @@ _TRACKER_EXTRAS = {
     "mlflow": "mlflow",
     "trackio": "trackio",
 }
+
+
+_PATIENCE = timedelta(days=30)
+"""That others wait for what the main process does alone; where it dies they end at once."""
 
 
 class Runtime:
@@ -64,6 +69,7 @@ class Runtime:
             project_dir=None if logging_dir is None else str(logging_dir),
         )
         self.report_to = tuple(report_to)
+        self._patient: torch.distributed.ProcessGroup | None = None
 
     @property
     def device(self) -> torch.device:
@@ -120,16 +126,24 @@ class Runtime:
         """What `work` returns in the main process: all others wait for a copy of it, or for its error."""
         if self.world_size == 1:
             return work()
-        outcome: list[T | PrefoptError] = []
+        outcome: list[T | PrefoptError | None] = [None]
         if self.is_main:
             try:
-                outcome.append(work())
+                outcome[0] = work()
             except PrefoptError as error:
-                outcome.append(error)
-        shared = self.gather(outcome)[0]
+                error.everywhere = True
+                outcome[0] = error
+        torch.distributed.broadcast_object_list(outcome, src=0, group=self._patient_group())
+        shared = outcome[0]
         if isinstance(shared, PrefoptError):
             raise shared
-        return shared
+        return cast("T", shared)
+
+    def _patient_group(self) -> torch.distributed.ProcessGroup:
+        """All processes, through main memory: the usual group gives up after minutes, and data take hours to make."""
+        if self._patient is None:
+            self._patient = torch.distributed.new_group(backend="gloo", timeout=_PATIENCE)
+        return cast("torch.distributed.ProcessGroup", self._patient)
 
     def wait(self) -> None:
         """Until all processes are here."""
