@@ -109,6 +109,11 @@ def test_two_processes_are_one_run(uneven: Settings, tmp_path: Path):
     middle = str(folder / "checkpoints" / "checkpoint-4")
     alone = uneven.with_(resume_from_checkpoint=middle).train()
     assert largest_difference(weights(whole.model), weights(alone.model)) < WEIGHTS
+    (folder / "finished.json").unlink()
+    again = run(tmp_path / "recipe.yaml", f"resume_from_checkpoint={middle}", command=TORCHRUN)
+    assert again.returncode == 0, again.stderr
+    assert f"resuming from {middle} (step 4 of 6)" in again.stderr
+    assert largest_difference(weights(whole.model), weights(folder / "model")) < WEIGHTS
 
 
 @pytest.mark.slow

@@ -151,9 +151,9 @@ def latest_checkpoint(folder: Path) -> Path | None:
     return None
 
 
-def load_optimizer(checkpoint: Path, device: torch.device) -> dict[str, object]:
-    """The optimiser's state dict."""
-    return torch.load(checkpoint / OPTIMIZER, map_location=device, weights_only=True)
+def load_optimizer(checkpoint: Path) -> dict[str, object]:
+    """The optimiser's state dict, in main memory: `load_state_dict` moves it to where the weights are."""
+    return torch.load(checkpoint / OPTIMIZER, map_location="cpu", weights_only=True)
 
 
 def check_identity(saved: Mapping[str, str], current: Mapping[str, str], checkpoint: Path) -> None:

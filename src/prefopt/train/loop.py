@@ -108,7 +108,7 @@ class _Loop(Generic[B]):
         state = read_state(checkpoint)
         check_identity(state.identity, self.identity, checkpoint)
         self.learner.load(checkpoint)
-        self.optimizer.load_state_dict(load_optimizer(checkpoint, self.runtime.device))
+        self.optimizer.load_state_dict(load_optimizer(checkpoint))
         restore_rng(checkpoint, self.runtime.rank)
         self.step = state.step
         if self.runtime.is_main:
