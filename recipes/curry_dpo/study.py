@@ -6,8 +6,8 @@ A seed changes prompts, samples and the order of training; the base model is the
 model's samples with their rewards, so the best against each other one makes an easy, a medium and a hard pair. All arms
 make equally many optimiser steps of equally many pairs with one constant learning rate, so that arms differ in pairs,
 order and reference only. Each line of results.jsonl is one trained policy; started again, the script goes on where it
-stopped. When all are there it prints the tables of README.md: means over seeds, and differences of arms paired over
-seeds (Student's t, 95%).
+stopped. When all are there it draws study.png and prints the tables of README.md: means over seeds, and differences of
+arms paired over seeds (Student's t, 95%).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from picture import draw
 from tables import COLUMNS, arm_table, contrast_table
 
 from prefopt.config import parse
@@ -71,7 +72,9 @@ def main() -> None:
     for seed in range(1, arguments.seeds + 1):
         for arm, beta in study.cells():
             study.run_missing(arm, beta, seed)
-    text = tables(study)
+    found = arms_by_beta(study)
+    draw(found, arguments.output / "study.png")
+    text = tables(found)
     (arguments.output / "table.md").write_text(text, encoding="utf-8")
     print(text)
 
@@ -238,15 +241,22 @@ def line(row: Row) -> str:
     )
 
 
-def tables(study: Study) -> str:
-    """Markdown: what each arm reaches at each beta, then differences of arms paired over seeds."""
+def arms_by_beta(study: Study) -> dict[float, dict[str, list[Row]]]:
+    """The cells of all seeds."""
     seeds = range(1, study.arguments.seeds + 1)
-    parts: list[str] = []
-    for beta in study.arguments.betas:
-        by_arm = {
+    return {
+        beta: {
             arm: study.rows.of([study.key(arm, 0.0 if arm == "SFT" else beta, s) for s in seeds])
             for arm in study.arguments.arms
         }
+        for beta in study.arguments.betas
+    }
+
+
+def tables(by_beta: Mapping[float, Mapping[str, Sequence[Row]]]) -> str:
+    """Markdown: what each arm reaches at each beta, then differences of arms paired over seeds."""
+    parts: list[str] = []
+    for beta, by_arm in by_beta.items():
         parts += [f"**beta {beta:g}**", "", *arm_table(by_arm), "", *contrast_table(by_arm), ""]
     return "\n".join(parts)
 

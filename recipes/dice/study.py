@@ -8,7 +8,8 @@ rewards. From there every arm makes its rounds: alpha 0, alpha fitted in each ro
 or nothing but replay at the fitted alpha. After each round the policy is measured on held-out prompts and its reward
 on held-out pairs of the base model's answers. The judge of the win rates over the DPO model favours length too. Each
 line of results.jsonl is one arm of one seed; started again, the script goes on where it stopped. When all are there it
-prints the tables of README.md: means over seeds, and differences of arms paired over seeds (Student's t, 95%).
+draws study.png and prints the tables of README.md: means over seeds, differences paired over seeds (Student's t,
+95%), and whether what has to come out at any size does.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from typing import NamedTuple
 
 import torch
 from arms import ARMS, built, recipe_of_round
+from gates import gates
+from picture import draw
 from planted import Outputs, WinRates, agreements, label_with_bias, win_rates
 from tables import tables
 
@@ -70,8 +73,10 @@ def main() -> None:
     seeds = range(1, arguments.seeds + 1)
     for seed in seeds:
         study.run_missing(seed)
-    text = tables(
-        {arm: study.rows.of([study.key(arm, s) for s in seeds]) for arm in arguments.arms}
+    by_arm = {arm: study.rows.of([study.key(arm, s) for s in seeds]) for arm in arguments.arms}
+    draw(by_arm, arguments.output / "study.png")
+    text = "\n".join(
+        [tables(by_arm), "**What has to come out at any size**", "", *gates(by_arm), ""]
     )
     (arguments.output / "table.md").write_text(text, encoding="utf-8")
     print(text)
