@@ -1,6 +1,7 @@
 """`prefopt generate`: questions in, answers out, turn by turn."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,65 @@ def test_a_refused_question_has_no_output_and_is_asked_again(tmp_path, capsys):
         assert first["output"] is None and first["remark"] == "HTTP 400 (too long)"
         assert main(command) == 0
     assert [row["output"] is None for row in read(out)] == [False] * 3
+
+
+def test_a_file_without_one_answer_is_not_written(tmp_path, capsys):
+    out = tmp_path / "out.jsonl"
+    with FakeServer(lambda *_: Answer(400, "unknown field seed")) as server:
+        command = ["generate", str(write_rows(tmp_path / "q.jsonl", ROWS)), "--model", "tiny"]
+        command += ["--server", server.url, "--output", str(out)]
+        assert main(command) == 2
+        assert (
+            "not one of 3 questions was answered, so nothing is written; first '81': HTTP 400 (u"
+            in (capsys.readouterr().err)
+        )
+    assert not out.exists() and not (tmp_path / "out.settings.json").exists()
+    with FakeServer(
+        lambda n, p, b: echo(n, p, b) if "seed" not in b else Answer(400, "s")
+    ) as server:
+        command[command.index("--server") + 1] = server.url
+        assert main([*command, "--extra-body", '{"seed": null}']) == 0
+    settings = json.loads((tmp_path / "out.settings.json").read_text())["settings"]
+    assert settings["extra_body"] == {"seed": None}
+
+
+def test_what_is_not_counted_and_what_was_tried_again_is_said(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("prefopt.generate.server._FIRST_WAIT", 0.02)
+    silent = chat("hm")
+    del silent["usage"]
+    script = lambda n, *_: Answer(503, "busy") if n == 1 else silent  # noqa: E731
+    out = tmp_path / "out.jsonl"
+    with FakeServer(script) as server:
+        command = ["generate", str(write_rows(tmp_path / "q.jsonl", ROWS)), "--model", "tiny"]
+        assert main([*command, "--server", server.url, "--output", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert "3 rows, tokens unknown (not counted); 4 texts are new" in printed
+    assert "in this run: 1 further attempts; 0 brought no reply in time" in printed
+
+
+def test_a_server_that_has_moved_and_a_second_command(tmp_path, capsys):
+    out, second = tmp_path / "out.jsonl", []
+
+    def script(number, path, body):
+        if number == 1:
+            second.append(main(command))
+        return echo(number, path, body)
+
+    with FakeServer(script) as old:
+        command = ["generate", str(write_rows(tmp_path / "q.jsonl", ROWS)), "--model", "tiny"]
+        command += ["--output", str(out), "--server", old.url]
+        assert main(command) == 0
+        assert second == [2] and len(old.asked) == 4
+        error = capsys.readouterr().err
+        assert f"process {os.getpid()} is writing out.jsonl; wait for it, or give another" in error
+        out.unlink()
+        (tmp_path / "out.settings.json").unlink()
+    with FakeServer(echo) as new:
+        command[-1] = new.url
+        assert main([*command, "--known-as", old.url]) == 0
+        assert new.asked == [] and "--known-as" not in capsys.readouterr().err
+        assert main([*command, "--overwrite"]) == 0
+        assert "holds 4 texts by another model or address" in capsys.readouterr().err
 
 
 def test_a_local_model_answers(tmp_path, capsys):

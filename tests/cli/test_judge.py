@@ -1,6 +1,7 @@
 """`prefopt judge`: files in, verdicts and numbers out."""
 
 import json
+import os
 import signal
 import sqlite3
 import subprocess
@@ -63,7 +64,7 @@ def test_grades_by_turn_and_category(tmp_path, capsys):
     assert [line.split(":")[0].strip() for line in lines[3:5]] == ["math", "writing"]
     assert lines[5].startswith("without a verdict: 1 rows ('82': no verdict to be read")
     assert lines[6] == (
-        "cost: 5 requests (5 replies are new), 500 tokens read, 35 written; 0 refused, 2 unreadable"
+        "cost of these verdicts: 5 requests (5 replies are new), 500 tokens read, 35 written; 0 refused, 2 unreadable"
     )
     first, second = read(tmp_path / "out" / "verdicts.jsonl")
     assert first == {
@@ -74,10 +75,20 @@ def test_grades_by_turn_and_category(tmp_path, capsys):
     assert second["turns"][1]["score"] is None and second["turns"][1]["text"] == "well"
     facts = json.loads((tmp_path / "out" / "judgement.json").read_text())
     assert facts["numbers"]["all"]["value"] == pytest.approx(20 / 3)
-    assert facts["numbers"]["by_turn"]["2"] == {
-        "value": 4.0, "low": 4.0, "high": 4.0, "graded": 1, "missing": 1,
-    }  # fmt: skip
-    assert facts["cost"]["tokens"] == 35 and facts["missing"] == 1 and facts["left_out"] == 0
+    two = facts["numbers"]["by_turn"]["2"]
+    assert (two["value"], two["graded"], two["missing"]) == (4.0, 1, 1)
+    assert facts["cost"] == {
+        "requests": 5,
+        "refused": 0,
+        "unread": 2,
+        "prompt_tokens": 500,
+        "tokens": 35,
+        "prompts_uncounted": 0,
+        "uncounted": 0,
+        "last_run": {"new": 5, "retries": 0, "timeouts": 0},
+        "journal": {"completions": 5, "prompt_tokens": 500, "tokens": 35},
+    }
+    assert facts["missing"] == 1 and facts["left_out"] == 0
     assert facts["settings"]["target"] == "j" and facts["settings"]["rules"] == "agreed"
 
 
@@ -100,6 +111,7 @@ def test_win_rates_and_what_could_not_be_compared(tmp_path, capsys):
     assert "only in the baseline's file: 1 rows" in printed
     assert "4 requests (4 replies are new), 400 tokens read, 28 written" in printed
     assert "4 requests (0 replies are new), 400 tokens read, 28 written" in printed
+    assert "the journal holds" not in printed and "further attempts" not in printed
     rows = read(tmp_path / "out" / "verdicts.jsonl")
     assert [[t["verdict"] for t in row["turns"]] for row in rows] == [["win"], ["loss"], [], []]
     assert [row.get("remark") for row in rows[2:]] == ["the baseline has no such question"] * 2
@@ -119,8 +131,17 @@ def test_other_settings_are_refused_unless_told(tmp_path, capsys):
         more = ("--order", "random", "--overwrite")
         assert main(of(tmp_path, server, "--against", str(base), *more)) == 0
         assert len(server.asked) == 4, "what was asked in both orders serves for one"
+    printed = capsys.readouterr().out
+    assert (
+        "cost of these verdicts: 2 requests (0 replies are new), 200 tokens read, 14 w" in printed
+    )
+    assert (
+        "the journal holds 4 replies, those to other settings too: 400 tokens read, 28 written, as far"
+        in printed
+    )
     facts = json.loads((tmp_path / "out" / "judgement.json").read_text())
     assert facts["settings"]["order"] == "random" and facts["numbers"]["adjusted"] is None
+    assert facts["cost"]["requests"] == 2 and facts["cost"]["journal"]["completions"] == 4
 
 
 def test_files_without_a_question_in_common_are_an_error(tmp_path, capsys):
@@ -143,17 +164,155 @@ def test_a_template_and_rules_of_ones_own(tmp_path, capsys):
     assert "win rate" in capsys.readouterr().out
 
 
-def test_a_local_judge_that_cannot_judge_gives_nothing_but_missing(tmp_path, capsys):
+def test_a_judge_without_one_verdict_is_an_error(tmp_path, capsys):
     folder = make_model_folder(tmp_path / "m", "llama", max_position_embeddings=4096)
     source = write_rows(tmp_path / "mine.jsonl", MINE[:1])
     command = ["judge", str(source), "--single", "--judge-model", str(folder), "--attempts", "1"]
     command += ["--max-new-tokens", "3", "--output", str(tmp_path / "out")]
-    assert main(command) == 0
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert "mine.jsonl: not one verdict (1 missing), so nothing is written; first '" in error
+    assert "no verdict to be read by the rules 'agreed'; cut at 3 tokens in \"" in error
+    names = sorted(p.name for p in (tmp_path / "out").iterdir())
+    assert names == ["judgement.sqlite"], "what it wrote is kept, and nothing passes for a result"
+
+
+def test_nothing_but_refusals_is_an_error_and_an_earlier_judgement_stays(tmp_path, capsys):
+    refusing: list[int] = []
+    script = lambda *_: Answer(400, "no seed here") if refusing else counted("[[7]]")  # noqa: E731
+    with FakeServer(script) as server:
+        assert main(of(tmp_path, server, "--single")) == 0
+        before = (tmp_path / "out" / "judgement.json").read_bytes()
+        refusing.append(1)
+        assert main(of(tmp_path, server, "--single", "--seed", "1", "--overwrite")) == 2
+    error = capsys.readouterr().err
+    assert "not one verdict (3 missing)" in error and "refused: HTTP 400 (no seed here)" in error
+    assert (tmp_path / "out" / "judgement.json").read_bytes() == before
+
+
+def test_one_order_with_verdicts_is_enough(tmp_path, capsys):
+    """Of both orders only one can be read: there are single verdicts."""
+    base = write_rows(tmp_path / "base.jsonl", BASE[1:2])
+    script = lambda n, _, body: counted(  # noqa: E731
+        "[[1]]" if between(shown(body), "answer_1") == "also" else "well"
+    )
+    with FakeServer(script) as server:
+        assert main(of(tmp_path, server, "--against", str(base), "--attempts", "1")) == 0
+    assert "mine: win rate 0.0%" in capsys.readouterr().out
+
+
+def test_a_file_without_outputs_is_an_error(tmp_path, capsys):
+    source = write_rows(tmp_path / "mine.jsonl", MINE[3:])
+    command = ["judge", str(source), "--single", "--server", "http://localhost:1/v1"]
+    assert main([*command, "--model", "j", "--output", str(tmp_path / "out")]) == 2
+    assert "mine.jsonl: no row has an output" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("bad", [Answer(403, "flagged"), Answer(500, "boom")], ids=["403", "500"])
+def test_a_bad_row_blocks_neither_this_judgement_nor_its_repetition(
+    tmp_path, capsys, monkeypatch, bad
+):
+    monkeypatch.setattr("prefopt.generate.server._FIRST_WAIT", 0.02)
+    script = lambda n, _, body: (  # noqa: E731
+        bad if between(shown(body), "answer") == "c" else counted("[[7]]")
+    )
+    with FakeServer(script) as server:
+        for new in (2, 0, 0):
+            assert main(of(tmp_path, server, "--single", "--patience", "0.2")) == 0
+            printed = capsys.readouterr().out
+            assert "mine: 7.00 of 10" in printed and "2 graded, 1 missing" in printed
+            assert f"3 requests ({new} replies are new)" in printed and "1 refused" in printed
+
+
+def test_what_the_server_does_not_say_is_unknown(tmp_path, capsys):
+    silent = counted("[[7]]")
+    del silent["usage"]
+    some: list[int] = []
+    script = lambda *_: silent if not some or some.pop() else counted("[[8]]")  # noqa: E731
+    with FakeServer(script) as server:
+        assert main(of(tmp_path, server, "--single")) == 0
+        assert "are new), tokens read: unknown (not counted), written: unknown" in (
+            capsys.readouterr().out
+        )
+        cost = json.loads((tmp_path / "out" / "judgement.json").read_text())["cost"]
+        assert (cost["prompt_tokens"], cost["tokens"], cost["uncounted"]) == (None, None, 3)
+        some += [1, 1, 0]
+        assert main(of(tmp_path, server, "--single", "--seed", "1", "--overwrite")) == 0
     printed = capsys.readouterr().out
     assert (
-        "mine: no grade (1 missing)" in printed
-        and "cost: 1 requests (1 replies are new)" in printed
+        "100 tokens read (not those of 2 replies, which were not counted), 7 written (not"
+        in printed
     )
+
+
+def test_what_was_tried_again_is_counted_in_the_run_that_did_it(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("prefopt.generate.server._FIRST_WAIT", 0.02)
+    script = lambda n, *_: Answer(500, "flaky") if n <= 2 else counted("[[7]]")  # noqa: E731
+    out = tmp_path / "out" / "judgement.json"
+    with FakeServer(script) as server:
+        assert main(of(tmp_path, server, "--single")) == 0
+        assert len(server.asked) == 5
+        assert "in this run: 2 further attempts; 0 brought no reply in time" in (
+            capsys.readouterr().out
+        )
+        last = json.loads(out.read_text())["cost"]["last_run"]
+        assert last == {"new": 3, "retries": 2, "timeouts": 0}
+        assert main(of(tmp_path, server, "--single")) == 0
+        assert "further attempts" not in capsys.readouterr().out
+        last = json.loads(out.read_text())["cost"]["last_run"]
+        assert last == {"new": 0, "retries": 0, "timeouts": 0}
+
+
+def test_a_server_that_has_moved_is_not_asked_again(tmp_path, capsys):
+    script = lambda *_: counted("[[7]]")  # noqa: E731
+    with FakeServer(script) as old:
+        assert main(of(tmp_path, old, "--single")) == 0
+        assert "--known-as" not in capsys.readouterr().err
+    with FakeServer(script) as new:
+        assert main(of(tmp_path, new, "--single")) == 2
+        error = capsys.readouterr().err
+        assert (
+            "holds 3 texts by another model or address, which are not used; if this is the same model at a new "
+            "address, give the old one with --known-as" in error
+        )
+        assert f"model j at {old.url} / j at {new.url}" in error and not new.asked
+        (tmp_path / "out" / "judgement.json").unlink()  # as after a kill
+        assert main(of(tmp_path, new, "--single", "--known-as", old.url)) == 0
+        assert new.asked == [] and "holds" not in capsys.readouterr().err
+        assert main(of(tmp_path, new, "--single", "--known-as", old.url)) == 0
+        command = of(tmp_path, new, "--single", "--known-as", old.url, "--overwrite")
+        command[command.index("j")] = "k"
+        assert main(command) == 0
+        assert len(new.asked) == 3, "another model at that address is asked"
+
+
+def test_two_commands_do_not_pay_twice(tmp_path, capsys):
+    """The second one is refused while the first one waits for its replies."""
+    second: list[int] = []
+
+    def script(number, _, body):
+        if number == 1:
+            second.append(main(command))
+        return counted("[[7]]")
+
+    with FakeServer(script) as server:
+        command = of(tmp_path, server, "--single")
+        assert main(command) == 0
+        assert second == [2] and len(server.asked) == 3
+    assert f"out: process {os.getpid()} is judging here; wait for it" in capsys.readouterr().err
+    assert not (tmp_path / "out" / ".lock").exists()
+
+
+def test_further_fields_are_sent_and_are_part_of_the_judge(tmp_path, capsys):
+    with FakeServer(lambda *_: counted("[[7]]")) as server:
+        more = ("--extra-body", '{"temperature": null, "top_k": 5}')
+        assert main(of(tmp_path, server, "--single")) == 0
+        assert main(of(tmp_path, server, "--single", *more)) == 2
+        assert "extra_body none / temperature=None,top_k=5" in capsys.readouterr().err
+        assert main(of(tmp_path, server, "--single", *more, "--overwrite")) == 0
+        assert "temperature" not in server.asked[-1] and server.asked[-1]["top_k"] == 5
+    facts = json.loads((tmp_path / "out" / "judgement.json").read_text())["settings"]
+    assert facts["extra_body"] == {"temperature": None, "top_k": 5}
 
 
 @pytest.mark.parametrize(
@@ -164,6 +323,15 @@ def test_a_local_judge_that_cannot_judge_gives_nothing_but_missing(tmp_path, cap
         (["--single", "--server", "http://localhost:1/v1"], "belong together"),
         (["--single", "--judge-model", "m", "--order", "both"], "--order belongs to --against"),
         (["--single", "--judge-model", "m", "--patience", "1"], "--patience belongs to --server"),
+        (["--single", "--judge-model", "m", "--known-as", "u"], "--known-as belongs to --server"),
+        (
+            ["--single", "--server", "http://h/v1", "--model", "m", "--extra-body", "[1]"],
+            "--extra-body is '[1]'; give a JSON object in single quotes",
+        ),
+        (
+            ["--single", "--server", "http://h/v1", "--model", "m", "--extra-body", "{x}"],
+            "--extra-body is '{x}'; give a JSON object",
+        ),
     ],
 )
 def test_options_without_meaning_are_errors(tmp_path, capsys, words, message):

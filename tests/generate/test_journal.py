@@ -15,7 +15,7 @@ import pytest
 
 from prefopt.errors import RecordError, StorageError
 from prefopt.generate.base import Completion, Request, Sampling
-from prefopt.generate.journal import Journal, Series, complete
+from prefopt.generate.journal import Held, Journal, Series, complete
 
 
 class Digester:
@@ -48,6 +48,18 @@ def test_a_second_run_repeats_nothing_and_returns_the_same_in_order(tmp_path):
         assert complete(second, requests(12), sampling, journal)[:8] == done
         assert journal.count() == 12
     assert second.asked == requests(12)[:7:-1]
+
+
+def test_what_a_journal_holds_and_whether_it_is_of_strangers_only(tmp_path):
+    with Journal(tmp_path / "j.sqlite") as journal:
+        assert journal.held() == Held(0, 0, 0) and journal.strangers("model-1") == 0
+        complete(Digester("model-1"), requests(5), Sampling(), journal)
+        series = Series("model-1", "judge", "s")
+        journal.append(series, Completion("a", 0, "t", "stop", 3, prompt_tokens=40), "p")
+        assert journal.held() == Held(6, 40, 43)
+        assert [journal.strangers(name) for name in ("model-1", "model-2")] == [0, 6]
+        complete(Digester("model-2"), requests(1), Sampling(), journal)
+        assert journal.strangers("model-2") == 0, "what it holds is of both"
 
 
 def test_without_a_journal_everything_is_made():

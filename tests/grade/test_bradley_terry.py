@@ -204,3 +204,12 @@ def test_verdicts_that_are_all_equal_have_an_interval_of_no_width():
     assert found.low == pytest.approx(found.elo) == found.high
     # 10.5 wins against 0.5: odds of 21.
     assert 2 * found.value == pytest.approx(math.log(21))
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "message"),
+    [((1, 0, 1), "are all 0 or 1"), ((True, 2), "match 1 of 2 .a and b.: True is no verdict")],
+)
+def test_wins_on_another_scale_are_refused(verdicts, message):
+    with pytest.raises(ValueError, match=message):
+        rank_models([Match("a", "b", verdict) for verdict in verdicts])

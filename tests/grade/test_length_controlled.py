@@ -1,6 +1,7 @@
 """Length-controlled win rates: symmetries, a planted preference for length, another solver, and AlpacaEval's files."""
 
 import math
+import re
 import sys
 from typing import Any
 
@@ -10,12 +11,12 @@ import pytest
 from prefopt.errors import MissingExtraError, RecordError, StorageError
 from prefopt.grade.length_controlled import (
     BASELINE,
-    GamedRows,
     LengthWeights,
     length_controlled_winrate,
     winrate_between,
 )
 from prefopt.grade.length_controlled_data import read_difficulty, read_gamed
+from prefopt.grade.length_design import GamedRows
 from prefopt.grade.logistic import choose_strength, fit_weights
 from prefopt.grade.winrate import Bootstrap, Judged
 
@@ -74,7 +75,9 @@ def least_loss(features, shares, weights, strength, steps=20_000):
 def test_a_model_against_itself_is_at_50():
     lengths = [100 + 7 * i for i in range(60)]
     found = length_controlled_winrate([1.5] * 60, lengths, lengths, bootstrap=Bootstrap(0.95, 5))
-    assert (found.value, found.raw, found.interval) == (50.0, 50.0, (50.0, 50.0))
+    assert (found.value, found.raw) == (50.0, 50.0)
+    # Not one win and not one loss of 60: either is at most Wilson's 6.02 percent, each of which counts half.
+    assert found.interval == pytest.approx((46.991, 53.009), abs=1e-3)
     assert found.weights == BASELINE == (0.0, 0.0, 0.0)
     fitted = LengthWeights(-1.2, 0.4, 0.7)
     assert winrate_between(fitted, fitted, difficulty=[-1.0, 3.0]) == 50.0
@@ -160,7 +163,8 @@ def test_another_solver_finds_the_same_weights(strength):
 
 
 @pytest.mark.slow
-def test_the_penalty_is_the_one_that_cross_validation_in_scikit_learn_chooses():
+@pytest.mark.parametrize("turns", [1, 2])
+def test_the_penalty_is_the_one_that_cross_validation_in_scikit_learn_chooses(turns):
     from sklearn.linear_model import LogisticRegressionCV
     from sklearn.model_selection import GroupKFold
 
@@ -177,7 +181,7 @@ def test_the_penalty_is_the_one_that_cross_validation_in_scikit_learn_chooses():
         case = Case(90, 0.2, -0.4, e=0.2, seed=seed)
         features = np.column_stack([case.length, case.difficulty, np.ones(90)])
         weights = np.random.default_rng(seed).uniform(0.1, 1, 90)
-        twice, groups = np.tile(features, (2, 1)), np.tile(np.arange(90), 2)
+        twice, groups = np.tile(features, (2, 1)), np.tile(np.arange(90) // turns, 2)
         theirs = LogisticRegressionCV(
             cv=list(GroupKFold(5).split(twice, groups=groups)),
             solver="liblinear",
@@ -189,7 +193,8 @@ def test_the_penalty_is_the_one_that_cross_validation_in_scikit_learn_chooses():
             np.repeat([1, 0], 90),
             sample_weight=np.concatenate([case.shares * weights, (1 - case.shares) * weights]),
         )
-        strength = choose_strength(features, case.shares, weights)
+        alone = None if turns == 1 else np.arange(90) // turns
+        strength = choose_strength(features, case.shares, weights, groups=alone)
         assert strength == theirs.C_
         found = fit_weights(features, case.shares, weights, strength)
         assert found.tolist() == theirs.coef_[0].tolist()
@@ -232,12 +237,12 @@ def test_few_prompts_have_a_fixed_penalty():
     found = case.rate()
     assert found.strength == 100.0
     assert found.remarks == ("only 49 preferences: C is fixed at 100 instead of chosen",)
-    assert Case(50, 0.5, -1.0, longer=(0.5, 1.8)).rate().remarks == ()
+    assert Case(50, 0.5, -2.0, longer=(0.5, 1.8)).rate().remarks == ()
 
 
 @pytest.mark.parametrize(("preference", "raw"), [(2.0, 100.0), (1.0, 0.0)])
-@pytest.mark.parametrize("count", [20, 60])
-def test_winning_or_losing_everything_stays_on_its_side(preference, raw, count, capfd):
+@pytest.mark.parametrize(("count", "open_"), [(20, 16.1125), (60, 6.0172)])
+def test_winning_or_losing_everything_stays_on_its_side(preference, raw, count, open_, capfd):
     case = Case(count, 0, 0)
     case.preferences = [preference] * count
     found = case.rate(bootstrap=Bootstrap(resamples=3))
@@ -245,8 +250,79 @@ def test_winning_or_losing_everything_stays_on_its_side(preference, raw, count, 
     # |w| + C n log(1 + e^-w) is least where n sigmoid(-w) = 1 / C; the length term may take a part over.
     assert abs(found.value - raw) < 5
     assert found.interval
-    assert abs(found.interval.low - raw) < 5 and abs(found.interval.high - raw) < 5
+    # Wilson's interval of none among so many, since all resamples are alike.
+    far, near = sorted(found.interval, key=lambda bound: abs(bound - raw), reverse=True)
+    assert near == raw and abs(far - raw) == pytest.approx(open_, abs=1e-3)
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.slow
+def test_intervals_of_weak_effects_hold_the_truth_and_are_never_a_point():
+    # The judge does not look at length, and 57 of 100 are too few for a penalty that leaves any weight in many sets.
+    truth, held, nothing = 57.0, 0, 0
+    for seed in range(12):
+        case = Case(100, math.log(57 / 43), 0, seed=seed, longer=(0.7, 1.8))
+        found = case.rate(bootstrap=Bootstrap(resamples=30))
+        assert found.interval and found.interval.high - found.interval.low > 5
+        held += found.interval.low <= truth <= found.interval.high
+        nothing += found.value == 50
+    assert held >= 10 and nothing >= 2
+
+
+def test_a_fit_that_finds_nothing_says_so_and_has_an_interval_all_the_same():
+    case = Case(100, 0.28, 0, seed=5, longer=(0.7, 1.8))
+    found = case.rate(bootstrap=Bootstrap(resamples=30))
+    assert (found.value, found.weights, found.raw) == (50.0, BASELINE, pytest.approx(56.0))
+    assert found.remarks == (
+        "the penalty left the model a weight of 0, so the rate is 50 by construction (the raw one is 56.0); its "
+        "interval is that of fits with C = 100",
+    )
+    assert found.interval
+    assert found.interval.low < 50 and found.interval.high > 57
+
+
+def test_the_interval_chooses_the_penalty_again():
+    # Found are 62.8 with C = 2.8, but in some resamples every weight is 0.
+    found = Case(100, 0.28, 0, seed=1, longer=(0.7, 1.8)).rate(bootstrap=Bootstrap(resamples=40))
+    assert found.value > 60 and found.interval
+    assert found.interval.low == 50.0
+
+
+def test_turns_of_a_conversation_are_drawn_and_held_back_together():
+    case = Case(120, 1.0, -1.5, longer=(0.5, 1.8))
+    few = Bootstrap(resamples=100)
+    alone = case.rate(bootstrap=few)
+    for column in ("preferences", "model", "baseline"):
+        setattr(case, column, [value for value in getattr(case, column) for _ in range(2)])
+    apart = case.rate(bootstrap=few)
+    together = case.rate(bootstrap=few, clusters=[at // 2 for at in range(240)])
+    width = lambda found: found.interval.high - found.interval.low  # noqa: E731
+    # Two turns of the same verdict tell no more than one.
+    assert width(together) > 1.2 * width(apart)
+    assert width(together) == pytest.approx(width(alone), rel=0.2)
+    with pytest.raises(ValueError, match="240 preferences and 3 clusters"):
+        case.rate(clusters=[1, 2, 3])
+
+
+def test_too_few_conversations_for_cross_validation_have_a_fixed_penalty():
+    case = Case(60, 0.5, -2.0, longer=(0.5, 1.8))
+    found = case.rate(clusters=[at % 4 for at in range(60)], bootstrap=Bootstrap(resamples=5))
+    assert found.strength == 100.0
+    assert found.remarks == ("only 4 clusters of preferences: C is fixed at 100 instead of chosen",)
+
+
+def test_fits_that_do_not_converge_are_remarked():
+    case = Case(400, 0, 0)
+    case.preferences = [2.0 if hard > 0.3 else 1.0 for hard in case.difficulty]
+    found = case.rate(difficulty=case.difficulty.tolist())
+    # liblinear gives up with a warning in the fits to perfectly separated rows that are hardly penalised.
+    assert re.fullmatch(r"[1-9]\d? fits of the rate ended before they converged", found.remarks[0])
+
+
+@pytest.mark.parametrize("wrong", [[True, False, True], [0, 1, 1], [0.0, 1.0, None]])
+def test_wins_on_another_scale_are_refused(wrong):
+    with pytest.raises(ValueError, match="True is no verdict|are all 0 or 1"):
+        length_controlled_winrate(wrong, [1, 2, 3], [3, 2, 1])
 
 
 def test_what_is_beyond_belief_is_remarked():

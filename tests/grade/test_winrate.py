@@ -169,6 +169,61 @@ def test_no_prompt_in_common_is_an_error():
         compare_models([WIN, None], [None, WIN])
 
 
+@pytest.mark.parametrize("wrong", [[True, False, True, True], [np.True_, None]])
+def test_true_and_false_are_no_verdicts(wrong):
+    with pytest.raises(ValueError, match="verdict 1 of [24]: True is no verdict and no preference"):
+        win_rate(wrong)
+
+
+@pytest.mark.parametrize("wrong", [[1, 0, 1, 1], [0.0, 1.0], [None, 1, math.nan, 0]])
+def test_numbers_that_are_all_0_or_1_are_refused(wrong):
+    with pytest.raises(ValueError, match="are all 0 or 1, but here 1 is a loss, 2 a win and 0 a"):
+        win_rate(wrong)
+    # Losses alone, draws alone, and both with anything else are what AlpacaEval stores.
+    assert (win_rate([1, 1]).value, win_rate([0, 0]).value) == (0.0, 50.0)
+    assert win_rate([1, 0, 1, 1.5]).value == 25.0
+
+
+# Wilson 1927: of none among n at most z^2 / (n + z^2), z = 1.95996.
+@pytest.mark.parametrize(
+    ("verdicts", "interval"),
+    [
+        ([WIN] * 4, (51.011, 100.0)),
+        ([LOSS] * 4, (0.0, 48.989)),
+        ([TIE] * 4, (25.506, 74.494)),
+        ([LOSS], (0.0, 79.345)),
+        ([1.75] * 4, (38.258, 87.247)),
+    ],
+)
+def test_verdicts_that_are_all_equal_leave_something_open(verdicts, interval):
+    found = win_rate(verdicts)
+    assert (found.low, found.high) == pytest.approx(interval, abs=1e-3)
+    # Verdicts on one prompt count as one.
+    one = win_rate(verdicts, clusters=["a"] * len(verdicts))
+    assert one.high - one.low == pytest.approx(79.345, abs=1e-3)
+
+
+def test_models_that_never_differ_may_differ_on_other_prompts():
+    found = compare_models([WIN, LOSS, TIE, WIN], [WIN, LOSS, TIE, WIN])
+    assert (found.value, found.p, found.equal) == (0.0, 1.0, 4)
+    assert (found.low, found.high) == pytest.approx((-48.989, 48.989), abs=1e-3)
+
+
+def test_turns_of_a_prompt_are_compared_together():
+    first = [WIN, WIN, LOSS, LOSS, TIE, None]
+    second = [LOSS, WIN, WIN, WIN, WIN, WIN]
+    prompts = ["a", "a", "b", "b", "c", "d"]
+    found = compare_models(first, second, clusters=prompts)
+    # Differences -1, 0; 1, 1; 0.5; none. One prompt is worse and two are better: p = 2 (1 + 3) / 8.
+    assert found.value == pytest.approx(30.0)
+    assert (found.better, found.worse, found.equal, found.missing) == (2, 1, 0, 1)
+    assert found.p == 1.0
+    # The mean of whole prompts is -50 if only the first is drawn, and 100 if only the second is.
+    assert (found.low, found.high) == (-50.0, 100.0)
+    with pytest.raises(ValueError, match="6 verdicts and 1 clusters"):
+        compare_models(first, second, clusters=["a"])
+
+
 def test_equal_seeds_give_equal_intervals():
     verdicts = [WIN, LOSS, TIE, WIN, LOSS] * 7
     assert win_rate(verdicts) == win_rate(verdicts)

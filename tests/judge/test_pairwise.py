@@ -112,7 +112,8 @@ def test_later_turns_are_judged_with_each_side_s_own_conversation():
     assert between(text, "conversation_1") == "[user]\nQ1\n\n[assistant]\nsame"
     assert between(text, "reference") == "ref" and between(text, "question") == "Q2"
     table = rate_table(found, contests, both=True)
-    assert table.by_category["math"].value == 25.0
+    math = table.by_category["math"].adjusted
+    assert math is not None and math.value == 25.0
 
 
 def test_length_controlled_rates_come_with_the_others():

@@ -12,7 +12,7 @@ from prefopt.judge.asking import Asking, Spent, total_spent
 from prefopt.judge.outputs import Exchange, join_outputs, read_outputs
 from prefopt.judge.readings import GRADES, PREFERENCES, find_rules
 from prefopt.judge.single import SingleJudge
-from prefopt.judge.template import PAIRWISE, SINGLE, SINGLE_PLACES, parse_template, read_template
+from prefopt.judge.template import SINGLE_PLACES, parse_template, read_template
 from prefopt.records import Message
 from tests.generate.server import Answer, FakeServer
 from tests.integration.runs import write_rows
@@ -112,6 +112,19 @@ def test_a_verdict_that_cannot_be_read_is_missing_and_every_attempt_is_counted()
     assert len({body["seed"] for body in server.asked}) == 3
 
 
+def test_tokens_that_a_server_does_not_count_are_unknown_and_not_none():
+    whole = {"prompt_tokens": 100, "completion_tokens": 7}
+    for usage, spent in [
+        (None, Spent(1, 0, 0, 0, 0, 1, 1)),
+        ({"completion_tokens": 7}, Spent(1, 0, 0, 0, 7, 1, 0)),
+        ({"prompt_tokens": 100}, Spent(1, 0, 0, 100, 0, 0, 1)),
+        (whole, Spent(1, 0, 0, 100, 7, 0, 0)),
+    ]:
+        script = lambda *_, usage=usage: {**counted("[[7]]"), "usage": usage}  # noqa: E731
+        (found,), _ = grade(script, [exchange("a")])
+        assert found.spent == spent and found.spent.replies == 1
+
+
 def test_a_second_attempt_may_be_read():
     script = lambda n, *_: counted("hm" if n == 1 else "[[3]]")  # noqa: E731
     (found,), _ = grade(script, [exchange("a")])
@@ -178,7 +191,7 @@ def test_a_second_run_asks_nothing_and_counts_the_same(tmp_path):
 def test_wrong_settings_and_templates_are_named(tmp_path):
     with pytest.raises(ConfigError, match="attempts is 0; use 1 or more"):
         grade(lambda *_: counted("[[5]]"), [exchange("a")], attempts=0)
-    with pytest.raises(ConfigError, match=r"t: \{awnser\} is no place of a template"):
+    with pytest.raises(ConfigError, match=r"t: \{awnser\} is no place of such a template; it may "):
         parse_template("{question} {awnser}", SINGLE_PLACES, "t")
     with pytest.raises(ConfigError, match=r"t: the template has no \{answer\}, so the judge"):
         parse_template("{question}", SINGLE_PLACES, "t")
@@ -186,25 +199,11 @@ def test_wrong_settings_and_templates_are_named(tmp_path):
         read_template(tmp_path / "none.txt", SINGLE_PLACES)
 
 
-def test_a_template_of_ones_own(tmp_path):
-    path = tmp_path / "mine.txt"
-    path.write_text(
-        'Be {form}\n--- user ---\n{question}\n\nRight: {reference}\n\n{"a": 1} {answer}'
-    )
-    template = read_template(path, SINGLE_PLACES)
-    values = {"question": "Q", "answer": "{form}", "reference": "", "form": "brief"}
-    assert template.fill(values) == (
-        Message("system", "Be brief"),
-        Message("user", 'Q\n\n{"a": 1} {form}'),
-    )
-    assert template.digest() != SINGLE.digest() != PAIRWISE.digest()
-
-
 def test_files_of_answers_are_read(tmp_path):
     rows = [
         {"instruction": "I?", "output": "o", "dataset": "helpful"},
         {"question_id": 81, "turns": ["a?", "b?"], "output": ["1", "2"], "category": "math", "reference": ["r"]},
-        {"id": "x", "prompt": TALK, "response": "q", "prefix": "p"},
+        {"id": "x", "prompt": TALK, "response": "q", "prefix": "p", "reference": None},
         {"prompt": "I?", "output": None},
     ]  # fmt: skip
     a, b, c, d = read_outputs(write_rows(tmp_path / "a.jsonl", rows))
@@ -217,6 +216,7 @@ def test_files_of_answers_are_read(tmp_path):
         "",
     )
     assert (c.opening, c.questions, c.answers) == ((Message("system", "S"),), ("P",), ("pq",))
+    assert a.references == () and c.references == (), "null is none"
     assert d.answers == () and d.id == f"{a.id}-2", "ids of rows without one go by the question"
 
 
@@ -229,11 +229,24 @@ def test_files_of_answers_are_read(tmp_path):
         ({"prompt": "p", "output": 3}, "'output' is the number 3"),
         ({"prompt": [{"role": "assistant", "content": "x"}], "output": "o"}, "ends with the user's"),
         ({"prompt": "p", "output": "o", "id": [1]}, "'id' is a list of 1 items"),
+        ({"prompt": "p", "output": "o", "references": ["a", "b"]}, "1 turns and 2 references; 'references' holds"),
+        ({"prompt": "p", "output": None, "reference": ["a", "b"]}, "a.jsonl:1: 1 turns and 2 references"),
+        ({"prompt": "p", "output": "o", "reference": "a", "references": ["b"]}, "reference and references differ"),
     ],
 )  # fmt: skip
 def test_wrong_rows_are_named(tmp_path: Path, row, message):
     with pytest.raises(RecordError, match=message):
         read_outputs(write_rows(tmp_path / "a.jsonl", [row]))
+
+
+def test_references_may_stand_in_either_column(tmp_path):
+    rows = [
+        {"prompt": "p", "output": "o", "reference": None, "references": ["r"]},
+        {"prompt": "q", "output": "o", "reference": "r", "references": ["r"]},
+        {"prompt": ["a?", "b?"], "output": ["1", "2"], "references": ["", "r"]},
+    ]
+    found = read_outputs(write_rows(tmp_path / "a.jsonl", rows))
+    assert [e.references for e in found] == [("r",), ("r",), ("", "r")]
 
 
 def test_the_same_id_twice_is_an_error(tmp_path):

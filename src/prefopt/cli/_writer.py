@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
     import argparse
 
     from prefopt.evals.writer import WriterSettings
+    from prefopt.values import JsonValue
 
-_SERVER_ONLY = ("endpoint", "tokenizer", "concurrency", "timeout", "patience")
+_SERVER_ONLY = (
+    "endpoint",
+    "tokenizer",
+    "concurrency",
+    "timeout",
+    "patience",
+    "extra_body",
+    "known_as",
+)
 _LOCAL_ONLY = ("device", "dtype", "batch_size")
 
 
@@ -30,6 +39,16 @@ def add_writer_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         metavar="S",
         help="how long a server in trouble is tried again (600); one that never answered, 10 at most",
+    )
+    server.add_argument(
+        "--extra-body",
+        metavar="JSON",
+        help="further fields of each request; null leaves one of ours out: '{\"temperature\": null}'",
+    )
+    server.add_argument(
+        "--known-as",
+        metavar="URL",
+        help="an earlier address of the same model: what the journal holds from there is used",
     )
     local = parser.add_argument_group("a model in this process")
     local.add_argument("--device", help="auto, cpu, cuda, cuda:1 (auto)")
@@ -54,7 +73,7 @@ def writer_settings(arguments: argparse.Namespace, model: str) -> WriterSettings
     """Who writes.
 
     Raises:
-        ConfigError: an option that belongs to the other kind of model.
+        ConfigError: an option that belongs to the other kind of model, or --extra-body is no JSON object.
     """
     from prefopt.errors import ConfigError
     from prefopt.evals.writer import WriterSettings
@@ -69,4 +88,22 @@ def writer_settings(arguments: argparse.Namespace, model: str) -> WriterSettings
         for option in (_SERVER_ONLY if remote else _LOCAL_ONLY)
         if getattr(arguments, option) is not None
     }
+    if arguments.extra_body is not None:
+        chosen["extra_body"] = _read_fields(arguments.extra_body)
     return WriterSettings(model=model, server=arguments.server, **chosen)
+
+
+def _read_fields(text: str) -> dict[str, JsonValue]:
+    import json
+
+    from prefopt.errors import ConfigError
+
+    try:
+        fields = json.loads(text)
+    except ValueError:
+        fields = None
+    if not isinstance(fields, dict):
+        raise ConfigError(
+            f"--extra-body is {text!r}; give a JSON object in single quotes, such as '{{\"top_k\": 20}}'"
+        )
+    return cast("dict[str, JsonValue]", fields)

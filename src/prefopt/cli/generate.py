@@ -83,6 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
         system=arguments.system,
         talk=None if arguments.format is None else arguments.format == "chat",
         limit=arguments.limit,
+        extra_body=writer.extra_body,
     )
     answers = write_answers(
         Path(arguments.file),
@@ -96,9 +97,18 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _told(answers: Answers, limit: int) -> list[str]:
+    tokens = f"{answers.tokens:,} tokens"
+    if answers.uncounted:
+        some = f"{tokens} (not those of {answers.uncounted:,} texts, which were not counted)"
+        tokens = some if answers.tokens else "tokens unknown (not counted)"
     lines = [
-        f"{answers.rows:,} rows, {answers.tokens:,} tokens; {answers.new:,} texts are new, the others were there"
+        f"{answers.rows:,} rows, {tokens}; {answers.new:,} texts are new, the others were there"
     ]
+    tally = answers.tally
+    if tally.retries:
+        lines.append(
+            f"in this run: {tally.retries:,} further attempts; {tally.timeouts:,} brought no reply in time"
+        )
     if answers.cut:
         lines.append(f"{answers.cut:,} texts were cut at --max-new-tokens {limit}")
     if answers.failed:

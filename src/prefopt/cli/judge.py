@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,8 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from prefopt.evals.judgement import Grades, GradeTable, RateTable
-    from prefopt.evals.judging import Judgement, JudgeSettings
+    from prefopt.evals.judging import Effort, Judgement, JudgeSettings
     from prefopt.grade.winrate import WinRate
+    from prefopt.judge.asking import Spent
 
 NAME = "judge"
 HELP = """\
@@ -77,7 +79,9 @@ def run(arguments: argparse.Namespace) -> int:
     from prefopt.evals.writer import open_writer
 
     settings = _settings(arguments)
-    generator = open_writer(writer_settings(arguments, settings.judge)).generator
+    writer = writer_settings(arguments, settings.judge)
+    settings = replace(settings, extra_body=writer.extra_body)
+    generator = open_writer(writer).generator
     outputs, folder = Path(arguments.outputs), _folder(arguments)
     if arguments.against is None:
         found = judge_single(outputs, generator, settings, folder, overwrite=arguments.overwrite)
@@ -164,10 +168,7 @@ def _grade(found: Grades) -> str:
 def _rates(name: str, table: RateTable) -> list[str]:
     lines = [f"{name}: win rate {_rate(table.raw)}"]
     if table.adjusted is not None:
-        swapped = table.adjusted.inconsistent
-        lines.append(
-            f"  adjusted for position: {_rate(table.adjusted)}; {swapped:,} changed with the order"
-        )
+        lines.append(f"  {_adjusted(table.adjusted)}")
     controlled = table.length_controlled
     if controlled.value is not None:
         lines.append(
@@ -175,7 +176,10 @@ def _rates(name: str, table: RateTable) -> list[str]:
             f"(95% interval {controlled.low:.1f} to {controlled.high:.1f}%)"
         )
     lines += [f"  length-controlled: {remark}" for remark in controlled.remarks]
-    lines += [f"  {group}: {_rate(rate)}" for group, rate in table.by_category.items()]
+    for group, rates in table.by_category.items():
+        lines.append(f"  {group}: {_rate(rates.raw, rates.turns)}")
+        if rates.adjusted is not None:
+            lines.append(f"  {group}, {_adjusted(rates.adjusted)}")
     lines.append(f"  mean characters: {table.lengths[0]:.0f}, baseline {table.lengths[1]:.0f}")
     if table.first_preferred is not None:
         lines.append(
@@ -184,9 +188,13 @@ def _rates(name: str, table: RateTable) -> list[str]:
     return lines
 
 
-def _rate(rate: WinRate | None) -> str:
+def _adjusted(rate: WinRate) -> str:
+    return f"adjusted for position: {_rate(rate)}; {rate.inconsistent:,} changed with the order"
+
+
+def _rate(rate: WinRate | None, turns: int | None = None) -> str:
     if rate is None:
-        return "unknown: no verdict is there"
+        return "unknown: no verdict is there" + ("" if turns is None else f" on {turns:,} answers")
     missing = f", {rate.missing:,} missing" if rate.missing else ""
     return (
         f"{rate.value:.1f}% (95% interval {rate.low:.1f} to {rate.high:.1f}%; {rate.wins:,} won, {rate.ties:,} drawn, "
@@ -205,12 +213,34 @@ def _remarks(found: Judgement) -> list[str]:
         )
     if found.missing:
         lines.append(f"without a verdict: {_named(found.missing)}")
-    spent = found.cost
-    lines.append(
-        f"cost: {spent.requests:,} requests ({found.new:,} replies are new), {spent.prompt_tokens:,} tokens read, "
-        f"{spent.tokens:,} written; {spent.refused:,} refused, {spent.unread:,} unreadable"
-    )
-    return [*lines, f"results: {found.folder}"]
+    return [*lines, *_cost(found.cost, found.effort), f"results: {found.folder}"]
+
+
+def _cost(spent: Spent, effort: Effort) -> list[str]:
+    read = _tokens(spent.prompt_tokens, "tokens read", spent.prompts_uncounted)
+    written = _tokens(spent.tokens, "written", spent.uncounted)
+    asked = f"{spent.requests:,} requests ({effort.new:,} replies are new)"
+    failed = f"{spent.refused:,} refused, {spent.unread:,} unreadable"
+    lines = [f"cost of these verdicts: {asked}, {read}, {written}; {failed}"]
+    tally, held = effort.tally, effort.held
+    if tally.retries:
+        lines.append(
+            f"in this run: {tally.retries:,} further attempts; {tally.timeouts:,} brought no reply in time"
+        )
+    if held.completions > spent.replies:
+        lines.append(
+            f"the journal holds {held.completions:,} replies, those to other settings too: {held.prompt_tokens:,} "
+            f"tokens read, {held.tokens:,} written, as far as they are known"
+        )
+    return lines
+
+
+def _tokens(count: int, what: str, uncounted: int) -> str:
+    if not uncounted:
+        return f"{count:,} {what}"
+    if not count:
+        return f"{what}: unknown (not counted)"
+    return f"{count:,} {what} (not those of {uncounted:,} replies, which were not counted)"
 
 
 def _named(rows: Sequence[tuple[str, str]]) -> str:

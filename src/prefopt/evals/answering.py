@@ -8,23 +8,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from prefopt.errors import ConfigError, RecordError
+from prefopt.errors import ConfigError, JudgeError, RecordError
 from prefopt.evals.earlier import require_replaceable
-from prefopt.evals.writer import Opened
-from prefopt.generate.base import Completion, Request, Sampling
+from prefopt.evals.writer import Opened, tell_of_strangers
+from prefopt.generate.base import Completion, Request, Sampling, Tally, tally_of
 from prefopt.generate.journal import Journal, complete
 from prefopt.judge.outputs import OUTPUT_COLUMNS
 from prefopt.progress import counted
 from prefopt.records import Message
 from prefopt.text.files import Row
+from prefopt.text.lock import locked
 from prefopt.text.questions import Question, read_questions
 from prefopt.text.whole import write_whole
 from prefopt.values import JsonValue
+
+_BUSY = "wait for it, or give another --output"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,8 @@ class AnswerSettings:
     talk: bool | None = None
     """Whether questions are put as conversations; None: where the model has a chat template."""
     limit: int | None = None
+    extra_body: Mapping[str, JsonValue] | None = None
+    """Further fields of requests to the server; part of what decides the answers."""
 
 
 class Answers(NamedTuple):
@@ -56,6 +61,11 @@ class Answers(NamedTuple):
     failed: list[tuple[str, str]]
     """Ids of rows that the model or server refused, and why; their output is null."""
     tokens: int
+    """Over the texts of which they are known."""
+    uncounted: int
+    """Texts whose tokens are not known: a server that does not count them."""
+    tally: Tally
+    """Of the server in this run; zeros for a model in this process."""
 
 
 @dataclass(slots=True)
@@ -82,7 +92,8 @@ def write_answers(
         ConfigError: the target exists with other settings, or is the source or a folder.
         RecordError: a row has no question, or several turns that a model without chat template cannot be told.
         StorageError: a file cannot be read or written.
-        JudgeError: the server cannot be used; what it answered is kept.
+        JudgeError: the server cannot be used, or nothing at all was answered; what was answered is kept.
+        ResumeError: another process writes this file.
     """
     if target.is_dir() or (target.exists() and source.exists() and target.samefile(source)):
         what = "a folder" if target.is_dir() else "the file of questions"
@@ -95,23 +106,41 @@ def write_answers(
         raise ConfigError(
             f"{target} exists, and nothing says how it was made; give another name, or replace it with --overwrite"
         )
-    require_replaceable(target.parent, facts, overwrite=overwrite, file=told.name)
-    talks = [_Talk(question) for question in questions]
-    with Journal(target.with_name(f"{target.stem}.sqlite")) as journal:
+    talks, tally = [_Talk(question) for question in questions], tally_of(opened.generator)
+    with (
+        locked(target.with_name(f".{target.name}.lock"), busy=f"is writing {target.name}; {_BUSY}"),
+        Journal(target.with_name(f"{target.stem}.sqlite")) as journal,
+    ):
+        if settings.server is not None:
+            tell_of_strangers(journal, opened.generator)
+        require_replaceable(target.parent, facts, overwrite=overwrite, file=told.name)
         before = journal.count()
         _answer(talks, opened, settings, journal, talk=talk)
         new = journal.count() - before
-    rows = [json.dumps(_row(t, settings), ensure_ascii=False) for t in talks]
-    write_whole(target, (f"{row}\n" for row in rows))
-    write_whole(told, [json.dumps({"name": target.name, "settings": facts}, indent=1), "\n"])
-    given = [c for t in talks for c in t.given]
+        found = _sum_up(target, talks, new, tally_of(opened.generator).since(tally))
+        rows = [json.dumps(_row(t, settings), ensure_ascii=False) for t in talks]
+        write_whole(target, (f"{row}\n" for row in rows))
+        write_whole(told, [json.dumps({"name": target.name, "settings": facts}, indent=1), "\n"])
+    return found
+
+
+def _sum_up(target: Path, talks: Sequence[_Talk], new: int, tally: Tally) -> Answers:
+    failed = [(t.question.id, t.failed.text) for t in talks if t.failed is not None]
+    if len(failed) == len(talks):
+        name, why = failed[0]
+        raise JudgeError(
+            f"{target}: not one of {len(talks):,} questions was answered, so nothing is written; first '{name}': {why}"
+        )
+    given = [c for t in talks for c in t.given if c.finish_reason != "error"]
     return Answers(
         target,
-        len(rows),
+        len(talks),
         new,
         sum(c.finish_reason == "length" for c in given),
-        [(t.question.id, t.failed.text) for t in talks if t.failed is not None],
+        failed,
         sum(c.tokens for c in given),
+        sum(not c.tokens and bool(c.text) for c in given),
+        tally,
     )
 
 
@@ -203,4 +232,5 @@ def _facts(
         "max_new_tokens": sampling.max_new_tokens,
         "stop": list(sampling.stop),
         "seed": sampling.seed,
+        "extra_body": None if settings.extra_body is None else dict(settings.extra_body),
     }

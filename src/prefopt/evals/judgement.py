@@ -1,17 +1,17 @@
-"""The numbers of a judgement: mean grades, win rates, how much the judge looks at positions, what it all cost."""
+"""The numbers of a judgement: mean grades, win rates, how much the judge looks at positions."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
 from prefopt.errors import MissingExtraError
-from prefopt.grade.statistics import Estimate, bootstrap_mean
 from prefopt.grade.winrate import (
+    Bootstrap,
     Verdict,
     WinRate,
     adjusted_win_rate,
-    verdict_of,
+    bounded_mean,
     win_rate,
 )
 from prefopt.judge.outputs import Contest, Exchange
@@ -19,11 +19,13 @@ from prefopt.judge.pairwise import Compared
 from prefopt.judge.single import Graded
 from prefopt.values import JsonValue
 
-_PREFERENCES: Mapping[Verdict, float | None] = {"win": 2, "tie": 1.5, "loss": 1, "missing": None}
+_GRADES = (1.0, 10.0)
+"""The least and the greatest grade (`prefopt.judge.readings`)."""
+_MANY = Bootstrap(resamples=10_000)
 
 
 class Grades(NamedTuple):
-    """A mean grade with its 95% bootstrap interval over questions."""
+    """A mean grade with its 95% interval over questions (`bounded_mean`)."""
 
     value: float | None
     """None where no grade is there."""
@@ -61,6 +63,25 @@ class LengthControl(NamedTuple):
     remarks: tuple[str, ...]
 
 
+class CategoryRates(NamedTuple):
+    """Win rates on the prompts of one category, in percent."""
+
+    raw: WinRate | None
+    """Over single verdicts; None where none is there."""
+    adjusted: WinRate | None
+    """Over both orders; None where one order was asked, or no turn has both verdicts."""
+    turns: int
+    """That were compared, with a verdict or without."""
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """As `judgement.json` holds it."""
+        return {
+            "raw": None if self.raw is None else self.raw._asdict(),
+            "adjusted": None if self.adjusted is None else self.adjusted._asdict(),
+            "turns": self.turns,
+        }
+
+
 class RateTable(NamedTuple):
     """Win rates of a model against a baseline, in percent."""
 
@@ -73,7 +94,8 @@ class RateTable(NamedTuple):
     """Percentage of the verdicts for one side that are for the answer shown first; 50 is fair."""
     lengths: tuple[float, float]
     """Mean characters of the model's answers and of the baseline's."""
-    by_category: dict[str, WinRate]
+    by_category: dict[str, CategoryRates]
+    """Those without any verdict, too."""
 
     def to_json(self) -> dict[str, JsonValue]:
         """As `judgement.json` holds it."""
@@ -84,7 +106,7 @@ class RateTable(NamedTuple):
             "length_controlled": {**controlled._asdict(), "remarks": list(controlled.remarks)},
             "first_preferred": self.first_preferred,
             "lengths": list(self.lengths),
-            "by_category": {name: rate._asdict() for name, rate in self.by_category.items()},
+            "by_category": {name: rates.to_json() for name, rates in self.by_category.items()},
         }
 
 
@@ -105,8 +127,11 @@ def _mean(grades: Sequence[Graded]) -> Grades:
     missing = len(grades) - len(there)
     if not there:
         return Grades(None, None, None, 0, missing)
-    found: Estimate = bootstrap_mean(
-        [score for _, score in there], clusters=[name for name, _ in there]
+    found = bounded_mean(
+        [score for _, score in there],
+        bounds=_GRADES,
+        clusters=[name for name, _ in there],
+        bootstrap=_MANY,
     )
     return Grades(*found, graded=len(there), missing=missing)
 
@@ -116,19 +141,33 @@ def rate_table(
 ) -> RateTable:
     """Win rates over all turns of all contests; intervals draw whole contests."""
     by_id = {contest.id: contest for contest in contests}
-    names = [c.id for c in compared]
-    orders = _orders(compared, model_first=True), _orders(compared, model_first=False)
-    combined: list[Verdict] = [c.verdict for c in compared]
-    asked = orders if both else (combined,)
-    judged = any(c.verdict != "missing" for c in compared)
     lengths = [_lengths(by_id[c.id], c.turn) for c in compared]
+    groups: dict[str, list[Compared]] = {}
+    for each in compared:
+        groups.setdefault(by_id[each.id].model.category, []).append(each)
+    raw, adjusted, _ = _rates(compared, both=both)
     return RateTable(
-        raw=_raw([verdict for verdicts in asked for verdict in verdicts], names * len(asked)),
-        adjusted=adjusted_win_rate(*orders, clusters=names) if both and judged else None,
+        raw=raw,
+        adjusted=adjusted,
         length_controlled=_controlled(compared, lengths),
         first_preferred=_share_of_first(compared),
         lengths=_mean_lengths(lengths),
-        by_category=_by_category(compared, by_id),
+        by_category={
+            name: _rates(group, both=both) for name, group in sorted(groups.items()) if name
+        },
+    )
+
+
+def _rates(compared: Sequence[Compared], *, both: bool) -> CategoryRates:
+    names = [c.id for c in compared]
+    if not both:
+        return CategoryRates(_raw([c.verdict for c in compared], names), None, len(compared))
+    orders = _orders(compared, model_first=True), _orders(compared, model_first=False)
+    judged = any(c.verdict != "missing" for c in compared)
+    return CategoryRates(
+        raw=_raw([*orders[0], *orders[1]], names * 2),
+        adjusted=adjusted_win_rate(*orders, clusters=names) if judged else None,
+        turns=len(compared),
     )
 
 
@@ -140,19 +179,6 @@ def _raw(verdicts: Sequence[Verdict], names: Sequence[Hashable]) -> WinRate | No
     if all(verdict == "missing" for verdict in verdicts):
         return None
     return win_rate(verdicts, clusters=names)
-
-
-def _by_category(compared: Sequence[Compared], by_id: Mapping[str, Contest]) -> dict[str, WinRate]:
-    groups: dict[str, list[Compared]] = {}
-    for each in compared:
-        category = by_id[each.id].model.category
-        if category:
-            groups.setdefault(category, []).append(each)
-    rates = {
-        name: _raw([c.verdict for c in group], [c.id for c in group])
-        for name, group in sorted(groups.items())
-    }
-    return {name: rate for name, rate in rates.items() if rate is not None}
 
 
 def _lengths(contest: Contest, turn: int) -> tuple[int, int]:
@@ -172,15 +198,18 @@ def _share_of_first(compared: Sequence[Compared]) -> float | None:
 
 
 def _controlled(compared: Sequence[Compared], lengths: Sequence[tuple[int, int]]) -> LengthControl:
-    """From the verdict of each turn; its interval takes turns as independent."""
-    preferences = [_PREFERENCES[verdict_of(c.verdict)] for c in compared]
-    if all(preference is None for preference in preferences):
+    """From the verdict of each turn; the turns of a contest are drawn together."""
+    verdicts: list[Verdict] = [c.verdict for c in compared]
+    if all(verdict == "missing" for verdict in verdicts):
         return LengthControl(None, None, None, ("there are no verdicts",))
     from prefopt.grade.length_controlled import length_controlled_winrate
 
     try:
         found = length_controlled_winrate(
-            preferences, [a for a, _ in lengths], [b for _, b in lengths]
+            verdicts,
+            [a for a, _ in lengths],
+            [b for _, b in lengths],
+            clusters=[c.id for c in compared],
         )
     except MissingExtraError as error:
         return LengthControl(None, None, None, (str(error),))

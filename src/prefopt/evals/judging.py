@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeVar
 
-from prefopt.errors import RecordError
+from prefopt.errors import JudgeError, RecordError
 from prefopt.evals.earlier import require_replaceable
 from prefopt.evals.judgement import GradeTable, RateTable, grade_table, rate_table
-from prefopt.generate.base import Generator, Sampling
-from prefopt.generate.journal import Journal
+from prefopt.evals.verdict_rows import by_row, is_missing, is_silent, verdict_line
+from prefopt.evals.writer import tell_of_strangers
+from prefopt.generate.base import Generator, Sampling, Tally, tally_of
+from prefopt.generate.journal import Held, Journal, Progress
 from prefopt.judge.asking import Asking, Spent, total_spent
 from prefopt.judge.outputs import Exchange, Join, Joined, join_outputs, read_outputs
 from prefopt.judge.pairwise import Compared, Order, PairwiseJudge
@@ -32,13 +34,16 @@ from prefopt.judge.template import (
     read_template,
 )
 from prefopt.progress import counted
+from prefopt.text.lock import locked
 from prefopt.text.whole import write_whole
-from prefopt.values import JsonValue
+from prefopt.values import JsonValue, quote
 
 JOURNAL_FILE = "judgement.sqlite"
 RESULT_FILE = "judgement.json"
 VERDICTS_FILE = "verdicts.jsonl"
+LOCK_FILE = ".lock"
 T = TypeVar("T", Graded, Compared)
+_BUSY = "is judging here; wait for it, or give another --output"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +63,19 @@ class JudgeSettings:
     attempts: int = 3
     order: Order = "both"
     join: Join = "question"
+    extra_body: Mapping[str, JsonValue] | None = None
+    """Further fields of requests to the server; part of what decides the verdicts."""
+
+
+class Effort(NamedTuple):
+    """What the last run of a judgement did, and what its journal holds after it."""
+
+    new: int
+    """Replies that were not in the journal before."""
+    tally: Tally
+    """Of the server; zeros for a judge in this process."""
+    held: Held
+    """Replies to other settings as well."""
 
 
 class Judgement(NamedTuple):
@@ -67,9 +85,8 @@ class Judgement(NamedTuple):
     name: str
     table: GradeTable | RateTable
     cost: Spent
-    """In all runs together."""
-    new: int
-    """Replies that were not in the journal before."""
+    """Of the replies that these verdicts rest on, whichever run asked for them."""
+    effort: Effort
     left_out: list[tuple[str, str]]
     """Ids of rows that were not judged, and why."""
     unused: list[str]
@@ -86,25 +103,30 @@ def judge_single(
     Raises:
         ConfigError: the folder holds a judgement with other settings, or a setting is wrong.
         RecordError, StorageError: the file cannot be read; the message names file and line.
-        JudgeError: the server cannot be used; what it answered is kept.
+        JudgeError: the server cannot be used, or there is no verdict at all; what was answered is kept.
+        ResumeError: another process judges in this folder.
     """
     rules = find_rules(settings.rules, GRADES)
     template = (
         SINGLE if settings.template is None else read_template(settings.template, SINGLE_PLACES)
     )
     exchanges = read_outputs(outputs)
+    if not any(e.answers for e in exchanges):
+        raise RecordError(f"{outputs}: no row has an output, so there is nothing to judge")
     facts = _facts(settings, template, generator, kind="single", outputs=outputs)
-    require_replaceable(folder, facts, overwrite=overwrite, file=RESULT_FILE)
     asking = Asking(generator, rules, settings.sampling, settings.attempts)
     judge = SingleJudge(asking, template=template)
-    with Journal(folder / JOURNAL_FILE) as journal, counted("judging") as tick:
-        before = journal.count()
-        found = judge.grade(exchanges, journal=journal, progress=tick)
-        new = journal.count() - before
-    table = grade_table(found, exchanges)
     remarks = ["" if e.answers else "there is no output" for e in exchanges]
-    place = _Place(folder, outputs, facts, new)
-    return place.write(exchanges, _by_row(found), remarks, table)
+    place = _Place(folder, outputs, facts)
+    with locked(folder / LOCK_FILE, busy=_BUSY):
+        found, effort = place.ask(
+            generator,
+            lambda journal, tick: judge.grade(exchanges, journal=journal, progress=tick),
+            overwrite=overwrite,
+        )
+        place.require_verdicts(found)
+        table = grade_table(found, exchanges)
+        return place.write(exchanges, by_row(found), remarks, table, effort)
 
 
 def judge_against(
@@ -122,7 +144,8 @@ def judge_against(
         ConfigError: the folder holds a judgement with other settings, or a setting is wrong.
         RecordError: the files have no question in common, or a row is wrong; the message names file and line.
         StorageError: a file cannot be read.
-        JudgeError: the server cannot be used; what it answered is kept.
+        JudgeError: the server cannot be used, or there is no verdict at all; what was answered is kept.
+        ResumeError: another process judges in this folder.
     """
     rules = find_rules(settings.rules, PREFERENCES)
     template = (
@@ -135,22 +158,23 @@ def judge_against(
         raise RecordError(_nothing(outputs, baseline, exchanges, joined))
     facts = _facts(settings, template, generator, kind="pairwise", outputs=outputs)
     facts |= {"order": settings.order, "join": settings.join, "baseline_sha256": _sha256(baseline)}
-    require_replaceable(folder, facts, overwrite=overwrite, file=RESULT_FILE)
     judge = PairwiseJudge(
         Asking(generator, rules, settings.sampling, settings.attempts),
         template=template,
         order=settings.order,
         seed=settings.sampling.seed,
     )
-    with Journal(folder / JOURNAL_FILE) as journal, counted("judging") as tick:
-        before = journal.count()
-        found = judge.compare(contests, journal=journal, progress=tick)
-        new = journal.count() - before
-    table = rate_table(found, contests, both=settings.order == "both")
-    place = _Place(folder, outputs, facts, new, baseline)
-    return place.write(exchanges, _by_row(found), joined.remarks, table)._replace(
-        unused=joined.unused
-    )
+    place = _Place(folder, outputs, facts, baseline)
+    with locked(folder / LOCK_FILE, busy=_BUSY):
+        found, effort = place.ask(
+            generator,
+            lambda journal, tick: judge.compare(contests, journal=journal, progress=tick),
+            overwrite=overwrite,
+        )
+        place.require_verdicts(found)
+        table = rate_table(found, contests, both=settings.order == "both")
+        judged = place.write(exchanges, by_row(found), joined.remarks, table, effort)
+    return judged._replace(unused=joined.unused)
 
 
 def _nothing(outputs: Path, baseline: Path, exchanges: Sequence[Exchange], joined: Joined) -> str:
@@ -166,8 +190,37 @@ class _Place(NamedTuple):
     folder: Path
     outputs: Path
     facts: dict[str, JsonValue]
-    new: int
     baseline: Path | None = None
+
+    def ask(
+        self,
+        generator: Generator,
+        work: Callable[[Journal, Progress], list[T]],
+        *,
+        overwrite: bool,
+    ) -> tuple[list[T], Effort]:
+        """The verdicts, and what this run did for them."""
+        with Journal(self.folder / JOURNAL_FILE) as journal:
+            if self.facts["server"] is not None:
+                tell_of_strangers(journal, generator)
+            require_replaceable(self.folder, self.facts, overwrite=overwrite, file=RESULT_FILE)
+            before, tally = journal.count(), tally_of(generator)
+            with counted("judging") as tick:
+                found = work(journal, tick)
+            held = journal.held()
+            return found, Effort(held.completions - before, tally_of(generator).since(tally), held)
+
+    def require_verdicts(self, found: Sequence[Graded | Compared]) -> None:
+        """Nothing, unless all verdicts are missing: that is no judgement, and none is written."""
+        if not all(map(is_silent, found)):
+            return
+        first = found[0]
+        said = first.text if isinstance(first, Graded) else first.seen[0].text
+        words = f" in {quote(said)}" if first.spent.unread else ""
+        raise JudgeError(
+            f"{self.outputs}: not one verdict ({len(found):,} missing), so nothing is written; first '{first.id}': "
+            f"{first.remark}{words}; what the judge said is kept in {self.folder / JOURNAL_FILE}"
+        )
 
     def write(
         self,
@@ -175,15 +228,16 @@ class _Place(NamedTuple):
         rows: dict[str, list[Graded]] | dict[str, list[Compared]],
         remarks: Sequence[str],
         table: GradeTable | RateTable,
+        effort: Effort,
     ) -> Judgement:
         """Both files, the numbers last; and what to tell the user."""
         lines = [
-            _line(exchange, rows.get(exchange.id, []), remark)
+            verdict_line(exchange, rows.get(exchange.id, []), remark)
             for exchange, remark in zip(exchanges, remarks, strict=True)
         ]
         left_out = [(e.id, r) for e, r in zip(exchanges, remarks, strict=True) if r]
         verdicts = [verdict for row in rows.values() for verdict in row]
-        missing = {v.id: v.remark for v in verdicts if _is_missing(v)}
+        missing = {v.id: v.remark for v in verdicts if is_missing(v)}
         spent = total_spent([v.spent for v in verdicts])
         name = self.outputs.stem
         versus = {} if self.baseline is None else {"baseline": str(self.baseline)}
@@ -195,7 +249,7 @@ class _Place(NamedTuple):
             "left_out": len(left_out),
             "missing": len(missing),
             "numbers": table.to_json(),
-            "cost": spent._asdict(),
+            "cost": _cost(spent, effort),
             "settings": self.facts,
         }
         write_whole(self.folder / VERDICTS_FILE, (f"{line}\n" for line in lines))
@@ -203,8 +257,27 @@ class _Place(NamedTuple):
             self.folder / RESULT_FILE, [json.dumps(result, indent=1, ensure_ascii=False), "\n"]
         )
         return Judgement(
-            self.folder, name, table, spent, self.new, left_out, [], list(missing.items())
+            self.folder, name, table, spent, effort, left_out, [], list(missing.items())
         )
+
+
+def _cost(spent: Spent, effort: Effort) -> dict[str, JsonValue]:
+    """As `judgement.json` holds it; null is unknown."""
+    unknown: dict[str, JsonValue] = {}
+    if spent.prompts_uncounted and not spent.prompt_tokens:
+        unknown["prompt_tokens"] = None
+    if spent.uncounted and not spent.tokens:
+        unknown["tokens"] = None
+    return {
+        **spent._asdict(),
+        **unknown,
+        "last_run": {
+            "new": effort.new,
+            "retries": effort.tally.retries,
+            "timeouts": effort.tally.timeouts,
+        },
+        "journal": dict(effort.held._asdict()),
+    }
 
 
 def _facts(
@@ -229,45 +302,10 @@ def _facts(
         "top_p": sampling.top_p,
         "max_new_tokens": sampling.max_new_tokens,
         "seed": sampling.seed,
+        "extra_body": None if settings.extra_body is None else dict(settings.extra_body),
         "outputs_sha256": _sha256(outputs),
     }
 
 
 def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _by_row(found: Sequence[T]) -> dict[str, list[T]]:
-    rows: dict[str, list[T]] = {}
-    for verdict in found:
-        rows.setdefault(verdict.id, []).append(verdict)
-    return rows
-
-
-def _is_missing(verdict: Graded | Compared) -> bool:
-    said = verdict.score if isinstance(verdict, Graded) else verdict.verdict
-    return said is None or said == "missing"
-
-
-def _line(exchange: Exchange, found: Sequence[Graded | Compared], remark: str) -> str:
-    row: dict[str, JsonValue] = {"id": exchange.id}
-    if exchange.category:
-        row["category"] = exchange.category
-    row["turns"] = [_turn(verdict) for verdict in found]
-    if remark:
-        row["remark"] = remark
-    return json.dumps(row, ensure_ascii=False)
-
-
-def _turn(verdict: Graded | Compared) -> dict[str, JsonValue]:
-    if isinstance(verdict, Graded):
-        row: dict[str, JsonValue] = {"score": verdict.score, "text": verdict.text}
-    else:
-        seen: list[JsonValue] = [
-            {"model": "first" if s.model_first else "second", "verdict": s.verdict, "text": s.text}
-            for s in verdict.seen
-        ]
-        row = {"verdict": verdict.verdict, "seen": seen}
-    if verdict.remark:
-        row["remark"] = verdict.remark
-    return row

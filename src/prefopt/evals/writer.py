@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from prefopt.errors import ConfigError
 from prefopt.evals.target import Server, find_device, find_target
 from prefopt.generate.base import Generator
+from prefopt.generate.journal import Journal
+from prefopt.progress import say
+from prefopt.values import JsonValue
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -27,7 +31,9 @@ class WriterSettings:
     concurrency: int = 16
     timeout: float = 120.0
     patience: float = Server("", "").patience
-    """As for `prefopt.generate.openai.OpenAIGenerator`, all three."""
+    extra_body: Mapping[str, JsonValue] | None = None
+    known_as: str | None = None
+    """As for `prefopt.generate.openai.OpenAIGenerator`, all five."""
     device: str = "auto"
     dtype: str = "auto"
     batch_size: int = 16
@@ -52,6 +58,16 @@ def open_writer(settings: WriterSettings) -> Opened:
     return _open_local(settings) if settings.server is None else _open_remote(settings)
 
 
+def tell_of_strangers(journal: Journal, generator: Generator) -> None:
+    """A line where a journal holds texts, but none by this model on this server: perhaps it has only moved."""
+    count = journal.strangers(generator.identity)
+    if count:
+        say(
+            f"{journal.path}: holds {count:,} texts by another model or address, which are not used; if this is the "
+            "same model at a new address, give the old one with --known-as"
+        )
+
+
 def _open_remote(settings: WriterSettings) -> Opened:
     from prefopt.generate.openai import OpenAIGenerator
 
@@ -72,6 +88,8 @@ def _open_remote(settings: WriterSettings) -> Opened:
         concurrency=settings.concurrency,
         timeout=settings.timeout,
         patience=settings.patience,
+        extra_body=settings.extra_body,
+        known_as=settings.known_as,
     )
     templated = tokenizer is not None and bool(tokenizer.chat_template)
     return Opened(generator, settings.endpoint == "chat" or templated)

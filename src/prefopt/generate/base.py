@@ -118,6 +118,36 @@ class Generator(Protocol):
         ...
 
 
+class Tally(NamedTuple):
+    """What a generator on a server did so far."""
+
+    answered: int = 0
+    refused: int = 0
+    retries: int = 0
+    """Requests sent beyond the first attempt at each text, whatever for."""
+    timeouts: int = 0
+    """Attempts that brought no reply in time."""
+
+    def since(self, before: Tally) -> Tally:
+        """What was done after `before`."""
+        return Tally(*(now - then for now, then in zip(self, before, strict=True)))
+
+
+@runtime_checkable
+class Tallied(Protocol):
+    """A generator that counts what it takes to get its texts."""
+
+    @property
+    def tally(self) -> Tally:
+        """Counts since the object was made."""
+        ...
+
+
+def tally_of(generator: Generator) -> Tally:
+    """The counts of a generator; zeros for one that has none, such as a model in this process."""
+    return generator.tally if isinstance(generator, Tallied) else Tally()
+
+
 @runtime_checkable
 class Bounded(Protocol):
     """A generator that knows how much its model can read."""

@@ -63,6 +63,15 @@ class Series(NamedTuple):
     sampling: str
 
 
+class Held(NamedTuple):
+    """What a journal holds."""
+
+    completions: int
+    prompt_tokens: int
+    """Over those of which they are known."""
+    tokens: int
+
+
 class Journal:
     """One SQLite file of completions (write-ahead log, synchronous=NORMAL), safe against kill -9.
 
@@ -106,6 +115,20 @@ class Journal:
     def count(self) -> int:
         """Number of completions in the file."""
         return self._number("SELECT count(*) FROM completions")
+
+    def held(self) -> Held:
+        """Everything in the file, whoever wrote it and whatever for."""
+        (row,) = self._execute(
+            "SELECT count(*), coalesce(sum(prompt_tokens), 0), coalesce(sum(tokens), 0) FROM completions"
+        )
+        return Held(*map(int, row))
+
+    def strangers(self, generator: str) -> int:
+        """Completions by other generators, where there is none by this one (`Generator.identity`); else 0."""
+        (row,) = self._execute(
+            "SELECT count(*), coalesce(sum(generator = ?), 0) FROM completions", (generator,)
+        )
+        return 0 if row[1] else int(row[0])
 
     def series(self, series: Series) -> dict[tuple[str, int, str], Completion]:
         """The completions of a series by (request id, sample, prompt digest)."""

@@ -11,10 +11,11 @@ import json
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from prefopt.errors import ConfigError, JudgeError, MissingExtraError, RecordError
-from prefopt.generate.base import Completion, Request, Sampling
+from prefopt.generate.base import Completion, Request, Sampling, Tally
 from prefopt.generate.reply import RefusedError, Reply
 from prefopt.generate.seeds import sample_key
 from prefopt.generate.server import Line, Server, open_client
@@ -34,14 +35,6 @@ _FIRST_REFUSALS = 20
 """So many refusals before the first answer are a wrong setting, not unlucky requests."""
 _RESTART = 4
 """A repeated prefix shorter than this (characters) may be chance."""
-
-
-class Tally(NamedTuple):
-    """What a generator did so far."""
-
-    answered: int
-    refused: int
-    retries: int
 
 
 class _Job(NamedTuple):
@@ -68,6 +61,7 @@ class OpenAIGenerator:
         timeout: float = 120,
         patience: float = 600,
         extra_body: Mapping[str, JsonValue] | None = None,
+        known_as: str | None = None,
         render: RenderSettings = _AS_IT_IS,
     ) -> None:
         """Name a server; nothing is sent yet.
@@ -85,6 +79,8 @@ class OpenAIGenerator:
             patience: seconds for which connection errors, timeouts, HTTP 408, 409, 425, 429 and 5xx are tried again;
                 10 at most where nothing ever listened at the address.
             extra_body: further fields of each request; null takes a field of ours out.
+            known_as: an earlier address of the same model, which `identity` then has in place of `base_url`, so that
+                journals from before the server moved hold.
             render: how prompts become text. With `prompt_format: chat` a string is one user message.
 
         Raises:
@@ -98,21 +94,23 @@ class OpenAIGenerator:
         path = "/chat/completions" if endpoint == "chat" else "/completions"
         key = api_key or os.environ.get("OPENAI_API_KEY") or "none"
         self._server = Server(base_url, path, model, key, timeout, patience)
+        self._known = self._server if known_as is None else replace(self._server, base_url=known_as)
         self._tokenizer = tokenizer
         self._concurrency = concurrency
         self._extra = dict(extra_body or {})
         self._render = render
         self._dropped: set[str] = set()
+        self._renamed = False
         self._reached = False
-        self._answered = self._refused = self._retries = 0
+        self._answered = self._refused = self._retries = self._timeouts = 0
         self._continued = self._restarted = 0
         _require_client()
 
     @property
     def identity(self) -> str:
-        """Digest of address, model name, endpoint, further fields and rendering, 32 hex digits."""
+        """Digest of address (or `known_as`), model name, endpoint, further fields and rendering, 32 hex digits."""
         server, tokenizer = self._server, self._tokenizer
-        parts = ["openai", server.shown, server.path, server.model, list(self._render)]
+        parts = ["openai", self._known.shown, server.path, server.model, list(self._render)]
         if tokenizer is not None and server.path == "/completions":
             parts += [tokenizer.backend_tokenizer.to_str(), str(tokenizer.chat_template)]
         text = json.dumps([*parts, self._extra], sort_keys=True)
@@ -120,8 +118,8 @@ class OpenAIGenerator:
 
     @property
     def tally(self) -> Tally:
-        """Requests answered and refused, and further attempts, since this object was made."""
-        return Tally(self._answered, self._refused, self._retries)
+        """Requests answered and refused, further attempts and time-outs, since this object was made."""
+        return Tally(self._answered, self._refused, self._retries, self._timeouts)
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Completion]:
         """Yield one completion per request as they finish; refusals have finish reason `error`.
@@ -157,6 +155,7 @@ class OpenAIGenerator:
                 yield work
             finally:
                 self._retries += line.retries
+                self._timeouts += line.timeouts
                 self._reached = self._reached or line.reached
 
     async def _complete(self, job: _Job, line: Line, sampling: Sampling) -> Completion:
@@ -165,11 +164,16 @@ class OpenAIGenerator:
             reply = await self._ask(job, line)
         except RefusedError as error:
             self._refused += 1
-            words = str(error)
-            if self._refused >= _FIRST_REFUSALS and not self._answered:
+            refused, words = self._refused, str(error)
+            if (
+                refused >= _FIRST_REFUSALS
+                and not self._answered
+                and not await line.works(self._fitted(job.body))
+            ):
                 raise JudgeError(
-                    f"{self._at()}: each of the first {self._refused} requests was refused: {words}; "
-                    "a field that the server does not know can be taken out with extra_body: {field: null}"
+                    f"{self._at()}: each of the first {refused} requests was refused: {words}; a field that the "
+                    "server does not take can be left out: extra_body {field: null}, on the command line "
+                    "--extra-body '{\"field\": null}'"
                 ) from None
             return Completion(request.id, request.sample, words, "error", 0)
         self._check_start(job, reply)
@@ -189,15 +193,17 @@ class OpenAIGenerator:
             )
 
     async def _ask(self, job: _Job, line: Line) -> Reply:
-        """The reply; a field that only some servers take is left out once it was refused."""
+        """The reply; a field that only some servers take is left out, or renamed, once it was refused."""
         where = f"record {job.request.id!r}"
         while True:
-            body = {k: v for k, v in job.body.items() if k not in self._dropped}
+            body = self._fitted(job.body)
             try:
                 return await line.ask(body, where)
             except RefusedError as error:
                 words = str(error)
-                if "add_special_tokens" in words and "add_special_tokens" in body:
+                if "max_completion_tokens" in words and "max_tokens" in body:
+                    self._renamed = True
+                elif "add_special_tokens" in words and "add_special_tokens" in body:
                     self._drop_special_tokens(body)
                 elif "skip_special_tokens" in words and "skip_special_tokens" in body:
                     raise JudgeError(
@@ -211,6 +217,14 @@ class OpenAIGenerator:
                     ) from None
                 else:
                     raise
+                self._retries += 1
+
+    def _fitted(self, body: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+        """The request as this server takes it, by its refusals so far."""
+        fitted = {k: v for k, v in body.items() if k not in self._dropped}
+        if self._renamed and "max_tokens" in fitted:
+            fitted.setdefault("max_completion_tokens", fitted.pop("max_tokens"))
+        return fitted
 
     def _drop_special_tokens(self, body: Mapping[str, JsonValue]) -> None:
         if "add_special_tokens" in self._dropped:

@@ -10,8 +10,6 @@ import json
 from collections.abc import Mapping
 from typing import Literal, NamedTuple, cast
 
-from prefopt.errors import JudgeError
-
 _ENDED = frozenset({"stop", "eos_token", "stop_sequence"})
 """`eos_token` and `stop_sequence` are the words of text-generation-inference."""
 _STOPPED_BY = ("stop_reason", "matched_stop")
@@ -36,6 +34,15 @@ class GarbledError(Exception):
     """A reply that breaks the protocol; another attempt may help."""
 
 
+class DeadEndError(Exception):
+    """No other attempt will help: the fault of the request where the server answers others, else of how it is used."""
+
+    def __init__(self, words: str, remedy: str) -> None:
+        super().__init__(words)
+        self.remedy = remedy
+        """What to do where nothing is answered, with the sign before it."""
+
+
 class RefusedError(Exception):
     """The server will not answer this request; the text is its reason."""
 
@@ -49,7 +56,7 @@ def read_reply(text: str, path: str) -> Reply:
     Raises:
         GarbledError: no JSON object, not exactly one choice, no text, or no finish reason.
         RefusedError: a content filter or the model itself refuses.
-        JudgeError: a finish reason that means another use of the server.
+        DeadEndError: a finish reason that is no end of a text, or nothing but reasoning.
     """
     try:
         body = json.loads(text)
@@ -104,9 +111,9 @@ def _finish(reason: object) -> Literal["stop", "length"]:
         raise GarbledError("finish_reason is null: nothing says whether the text is whole")
     if reason == "abort":
         raise GarbledError("the server broke the request off (finish_reason 'abort')")
-    raise JudgeError(
-        f"a server's reply has finish_reason {reason!r}, which is no end of a text; "
-        "use a model and options that answer in plain text"
+    raise DeadEndError(
+        f"the reply has finish_reason {reason!r}, which is no end of a text",
+        "; use a model and options that answer in plain text",
     )
 
 
@@ -118,9 +125,9 @@ def _empty(
     if thought is not None and finish == "length":
         return ""
     if thought is not None:
-        raise JudgeError(
-            "a server's reply holds its text as reasoning and has no content: start the server without the "
-            "reasoning parser, or use a model that does not think aloud"
+        raise DeadEndError(
+            "the reply holds its text as reasoning and has no content",
+            "; start the server without the reasoning parser, or use a model that does not think aloud",
         )
     if not isinstance(content, str):
         raise GarbledError(f"the reply has no text (content is {json.dumps(content)[:80]})")

@@ -1,8 +1,9 @@
 """One request to an OpenAI-compatible server, with patience: what is tried again, refused or final.
 
 Servers fail in many ways, some of them silently; here each reply is either a whole text, a refusal in the server's
-own words, or an error with a remedy. What is asked, and many requests at a time, is the business of
-`prefopt.generate.openai`.
+own words, or an error with a remedy. One request that fails for good is refused, and ends no run: where nothing was
+answered in the meantime, a short question (`trial`) tells a server in trouble from a request that it cannot answer.
+What is asked, and many requests at a time, is the business of `prefopt.generate.openai`.
 """
 
 from __future__ import annotations
@@ -13,17 +14,19 @@ import random
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from email.utils import parsedate_to_datetime
 from itertools import count
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
 from prefopt.errors import ConfigError, JudgeError, MissingExtraError
-from prefopt.generate.reply import GarbledError, RefusedError, Reply, read_reply
+from prefopt.generate.reply import DeadEndError, GarbledError, RefusedError, Reply, read_reply
+from prefopt.generate.trouble import TroubleError, explain_status, one_line, server_words
 from prefopt.progress import say
 
 if TYPE_CHECKING:
     from openai import APIStatusError, AsyncOpenAI
+
+    from prefopt.values import JsonValue
 
 _GARBLED_ATTEMPTS = 3
 """A server that answers nonsense this often in a row is not asked again."""
@@ -33,10 +36,13 @@ _FIRST_CONTACT = 10.0
 """Seconds for which a server that never answered is tried, however much patience there is: it is not there."""
 _SAY_EVERY = 30.0
 """Seconds between two lines about a server in trouble."""
-_WORDS = 300
-"""Characters of a server's words that go into a message."""
+_TRIALS = 3
+"""How often a server is asked something short before it counts as in trouble."""
+_OF_THE_TEXT = frozenset({"stop", "tools", "continue_final_message", "add_generation_prompt"})
+"""Fields that belong to what is asked, not to how the server is used."""
 _UNREACHED = frozenset({"ConnectError", "ConnectTimeout"})
 """Names, since the classes are those of httpx for openai 2 and of httpx2 for openai 3."""
+_NO_PROTOCOL = "; check that the server speaks the OpenAI protocol"
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -74,10 +80,7 @@ class Server:
 
     def words(self, text: str) -> str:
         """A server's words on one line, shortened, with the key blotted out."""
-        line = " ".join(text.split())
-        if self.api_key:
-            line = line.replace(self.api_key, "***")
-        return line if len(line) <= _WORDS else line[: _WORDS - 3] + "..."
+        return one_line(text, self.api_key)
 
 
 def open_client(server: Server) -> AsyncOpenAI:
@@ -108,23 +111,15 @@ def open_client(server: Server) -> AsyncOpenAI:
     )
 
 
-class _TroubleError(Exception):
-    """Something that may pass: worth another attempt."""
+class _Story(NamedTuple):
+    """One request so far."""
 
-    def __init__(self, words: str, *, wait: float | None = None, answered: bool = True) -> None:
-        super().__init__(words)
-        self.wait = wait
-        """Seconds that the server asks for."""
-        self.answered = answered
-        """Whether a server was there at all."""
-
-
-class _Attempts(NamedTuple):
-    """One request's story so far."""
-
-    began: float
+    where: str
+    """Whose it is, for messages."""
+    failed: float
+    """When its first attempt failed."""
     number: int
-    garbled: int
+    """Of the last attempt, from 0."""
 
 
 class Line:
@@ -140,10 +135,13 @@ class Line:
         """Whether something ever listened at the address."""
         self._answered_at = float("-inf")
         self._said_at = float("-inf")
+        self._trial = asyncio.Lock()
         self.retries = 0
-        """Attempts beyond the first of all requests together."""
+        """Requests beyond the first attempts: further ones, and short questions whether the server works."""
+        self.timeouts = 0
+        """Attempts that brought no reply in time."""
 
-    async def ask(self, body: Mapping[str, object], where: str) -> Reply:
+    async def ask(self, body: Mapping[str, JsonValue], where: str) -> Reply:
         """The reply to one request.
 
         Args:
@@ -151,65 +149,109 @@ class Line:
             where: whose request it is, for messages.
 
         Raises:
-            RefusedError: the server will not answer this request, now or later.
+            RefusedError: the server answers others, but not this request.
             JudgeError: the server cannot be used: no key, no such model, nothing but nonsense, or no answer in
                 `patience` seconds (10 at most while nothing ever listened there).
         """
-        garbled = 0
-        began: float | None = None
+        began, garbled = time.monotonic(), 0
+        failed: float | None = None
         for attempt in count():
             try:
-                reply = read_reply(await self._post(body), self._server.path)
+                return await self._attempt(body)
+            except DeadEndError as error:
+                raise await self._end(error, body, since=began, where=where) from None
             except GarbledError as error:
                 garbled += 1
                 if garbled >= _GARBLED_ATTEMPTS:
-                    if began is not None and self._answered_at > began:
-                        raise RefusedError(
-                            f"{garbled} broken replies while others were answered: {error}"
-                        ) from None
-                    raise JudgeError(
-                        f"{self._at()}: {where}: {self._server.words(str(error))}, {garbled} times in a row; "
-                        "check that the server speaks the OpenAI protocol"
-                    ) from None
-                trouble = _TroubleError(str(error))
-            except _TroubleError as error:
+                    end = DeadEndError(f"{error}, {garbled} times in a row", _NO_PROTOCOL)
+                    since = began if failed is None else failed
+                    raise await self._end(end, body, since=since, where=where) from None
+                trouble = TroubleError(str(error))
+            except TroubleError as error:
                 trouble = error
-            else:
-                self._answered_at = time.monotonic()
-                return reply
-            began = time.monotonic() if began is None else began
-            await self._wait(trouble, _Attempts(began, attempt, garbled), where)
+            failed = time.monotonic() if failed is None else failed
+            await self._wait(trouble, body, _Story(where, failed, attempt))
         raise AssertionError
 
-    async def _wait(self, trouble: _TroubleError, story: _Attempts, where: str) -> None:
+    async def works(self, body: Mapping[str, JsonValue], *, since: float = float("-inf")) -> bool:
+        """Whether the server has answered anything after `since`; where it has not, it is asked something short.
+
+        Args:
+            body: of a request that the server does not answer; the short one has its fields.
+            since: as `time.monotonic`; the default is any time in this run.
+        """
+        async with self._trial:
+            for attempt in range(_TRIALS):
+                if self._answered_at > since:
+                    return True
+                if attempt:
+                    await asyncio.sleep(_FIRST_WAIT)
+                self.retries += 1
+                try:
+                    await self._attempt(trial(body))
+                except (DeadEndError, JudgeError, RefusedError):
+                    return False
+                except (GarbledError, TroubleError):
+                    continue
+            return self._answered_at > since
+
+    async def _attempt(self, body: Mapping[str, JsonValue]) -> Reply:
+        reply = read_reply(await self._post(body), self._server.path)
+        self._answered_at = time.monotonic()
+        return reply
+
+    async def _end(
+        self, error: DeadEndError, body: Mapping[str, JsonValue], *, since: float, where: str
+    ) -> Exception:
+        """A refusal where the server works, else that it cannot be used."""
+        words = self._server.words(str(error))
+        if await self.works(body, since=since):
+            return RefusedError(words)
+        return JudgeError(f"{self._at()}: {where}: {words}{error.remedy}")
+
+    async def _wait(
+        self, trouble: TroubleError, body: Mapping[str, JsonValue], story: _Story
+    ) -> None:
         """Sleep before the next attempt, or give up."""
         server = self._server
         patience = server.patience if self.reached else min(server.patience, _FIRST_CONTACT)
-        passed = time.monotonic() - story.began
+        passed = time.monotonic() - story.failed
         pause = min(_LONGEST_WAIT, _FIRST_WAIT * 2.0 ** min(story.number, 20))
         pause *= random.uniform(0.5, 1)
         if trouble.wait is not None:
             pause = max(pause, trouble.wait)
-        words = server.words(str(trouble))
         left = patience - passed
         if left <= 0 or (trouble.wait is not None and trouble.wait > left):
-            if trouble.answered and self._answered_at > story.began:
-                raise RefusedError(f"failed for {passed:.0f} s while others were answered: {words}")
-            if not self.reached:
-                raise JudgeError(
-                    f"{self._at()}: {words}, for {passed:.0f} s, and no answer ever; start the server and wait "
-                    "until it is ready, or check the address"
-                ) from None
-            raise JudgeError(_gave_up(server, words, trouble, passed)) from None
+            raise await self._give_up(trouble, body, story.failed) from None
         now = time.monotonic()
         if now - self._said_at > _SAY_EVERY:
             self._said_at = now
-            say(f"{self._at()}: {where}: {words}; trying again for up to {patience:.0f} s")
+            say(
+                f"{self._at()}: {story.where}: {server.words(str(trouble))}; trying again for up to {patience:.0f} s"
+            )
         self.retries += 1
         # The last attempt falls on the end of patience, however long the pause would have been.
         await asyncio.sleep(min(pause, left))
 
-    async def _post(self, body: Mapping[str, object]) -> str:
+    async def _give_up(
+        self, trouble: TroubleError, body: Mapping[str, JsonValue], failed: float
+    ) -> Exception:
+        """What to raise when patience is over."""
+        words, passed = self._server.words(str(trouble)), time.monotonic() - failed
+        # A server that asks to wait longer than we can is not asked something else instead.
+        asks = trouble.wait is not None and trouble.wait > self._server.patience
+        if trouble.answered and (
+            self._answered_at > failed or (not asks and await self.works(body, since=failed))
+        ):
+            return RefusedError(f"failed for {passed:.0f} s while others were answered: {words}")
+        if not self.reached:
+            return JudgeError(
+                f"{self._at()}: {words}, for {passed:.0f} s, and no answer ever; start the server and wait "
+                "until it is ready, or check the address"
+            )
+        return JudgeError(_gave_up(self._server, words, trouble, passed))
+
+    async def _post(self, body: Mapping[str, JsonValue]) -> str:
         """The text of a successful reply."""
         import openai
 
@@ -224,41 +266,25 @@ class Line:
             listens = type(cause).__name__ not in _UNREACHED
             self.reached = self.reached or listens
             if isinstance(error, TimeoutError | openai.APITimeoutError) and listens:
-                raise _TroubleError(f"no reply within {server.timeout:g} s") from None
+                self.timeouts += 1
+                raise TroubleError(f"no reply within {server.timeout:g} s") from None
             words = f"no connection ({type(cause).__name__}: {cause})".replace(": )", ")")
-            raise _TroubleError(words, answered=False) from None
+            raise TroubleError(words, answered=listens) from None
         self.reached = True
-        return text if status is None else await self._judge_status(status)
+        if status is None:
+            return text
+        raise await self._explain(status) from None
 
-    async def _judge_status(self, error: APIStatusError) -> str:
-        """Never returns: what an HTTP error means."""
-        server, code = self._server, error.status_code
-        words = server.words(_words(error))
-        said = f"HTTP {code}" + (f" ({words})" if words else "")
-        if code in {401, 403}:
-            raise JudgeError(
-                f"{self._at()}: {said}: the key is not accepted; set OPENAI_API_KEY, or pass api_key"
-            ) from None
-        if code == 404:
-            raise JudgeError(
-                f"{self._at()}: {said}; check model {server.model!r}{await self._offered()} and base_url, "
-                "which usually ends in /v1"
-            ) from None
-        if code in {400, 413, 422}:
-            raise RefusedError(said) from None
-        if code == 429 and "insufficient_quota" in _words(error) + str(error.code):
-            raise JudgeError(
-                f"{self._at()}: {said}: the account has no quota left; add some, or use another key"
-            ) from None
-        if code in {408, 409, 425, 429} or code >= 500:
-            raise _TroubleError(said, wait=_retry_after(error.response.headers)) from None
-        target = error.response.headers.get("location")
-        if target is not None:
-            raise JudgeError(
-                f"{self._at()}: {said}: redirects are not followed; if {server.words(target)} is the server, "
-                "give it as base_url"
-            ) from None
-        raise JudgeError(f"{self._at()}: {said}; check base_url and endpoint") from None
+    async def _explain(self, error: APIStatusError) -> Exception:
+        """What an HTTP error means, as the exception to raise."""
+        if error.status_code != 404:
+            return explain_status(error, self._at(), self._server.api_key)
+        words = self._server.words(server_words(error))
+        said = "HTTP 404" + (f" ({words})" if words else "")
+        return JudgeError(
+            f"{self._at()}: {said}; check model {self._server.model!r}{await self._offered()} and base_url, "
+            "which usually ends in /v1"
+        )
 
     async def _offered(self) -> str:
         """The models that the server lists, if it does, for a message."""
@@ -276,7 +302,15 @@ class Line:
         return self._server.shown + self._server.path
 
 
-def _gave_up(server: Server, words: str, trouble: _TroubleError, passed: float) -> str:
+def trial(body: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+    """A short request that any server answers which answers requests of this form."""
+    kept = {name: value for name, value in body.items() if name not in _OF_THE_TEXT}
+    if "prompt" in kept:
+        return {**kept, "prompt": "One, two, three,"}
+    return {**kept, "messages": [{"role": "user", "content": "Say yes."}]}
+
+
+def _gave_up(server: Server, words: str, trouble: TroubleError, passed: float) -> str:
     at = server.shown + server.path
     if trouble.wait is not None and trouble.wait > server.patience - passed:
         return (
@@ -293,31 +327,3 @@ def _gave_up(server: Server, words: str, trouble: _TroubleError, passed: float) 
     return (
         f"{at}: {words}, for {passed:.0f} s; {remedy}, and start again: what was answered is kept"
     )
-
-
-def _words(error: APIStatusError) -> str:
-    """What the server says in its error reply, without JSON around it where that is of a known form."""
-    body: object = error.body
-    for key in ("error", "message", "detail"):
-        if isinstance(body, dict) and key in body:
-            body = cast("dict[str, object]", body)[key]
-    if isinstance(body, str):
-        return body
-    if body is None:
-        return error.response.text
-    return json.dumps(body, ensure_ascii=False, default=str)
-
-
-def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that the server asks to wait: `Retry-After` as a number or a date (RFC 9110, 10.2.3)."""
-    value = headers.get("retry-after")
-    if value is None:
-        return None
-    try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
-    except (ValueError, OverflowError):
-        return None

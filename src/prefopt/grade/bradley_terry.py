@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from prefopt.grade.logistic import sigmoid
 from prefopt.grade.statistics import percentile_interval
-from prefopt.grade.winrate import USUAL, Bootstrap, Judged, share_of
+from prefopt.grade.winrate import USUAL, Bootstrap, Judged, require_preferences, share_of
 
 _Array = NDArray[np.float64]
 
@@ -105,6 +105,7 @@ def rank_models(
         _checked_share(match, f"match {number} of {len(matches)}")
         for number, match in enumerate(matches, start=1)
     ]
+    require_preferences(match.verdict for match in matches)
     there = [at for at, share in enumerate(shares) if share is not None]
     played = [matches[at] for at in there]
     names = sorted({name for match in played for name in (match.first, match.second)})

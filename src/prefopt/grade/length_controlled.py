@@ -8,24 +8,31 @@ files are read by `grade/length_controlled_data.py`. Needs scikit-learn (extra `
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from prefopt.grade.logistic import choose_strength, fit_weights, sigmoid
+from prefopt.grade.length_design import Design, GamedRows, Prompts, design, read_prompts
+from prefopt.grade.logistic import (
+    FOLDS,
+    STRENGTHS,
+    choose_strength,
+    fit_weights,
+    sigmoid,
+    unfinished_fits,
+)
+from prefopt.grade.logistic_many import Fits, choose_and_fit, fit_many
 from prefopt.grade.statistics import Interval, percentile_interval
-from prefopt.grade.winrate import USUAL, Bootstrap, Judged, share_of
+from prefopt.grade.winrate import USUAL, Bootstrap, Judged, bounded_mean
 
 _Array = NDArray[np.float64]
 
-GAMED_WEIGHT = 0.1
-"""Of one row of a gamed baseline, next to 1 of a real one: 0.2 shared by two gamed baselines."""
 FEW = 50
 """Below so many prompts the strength of the penalty is not chosen by cross-validation."""
-_STRENGTH_OF_FEW = 100.0
+_NEXT_TO_FREE = 100.0
+"""A C with which the penalty hardly counts."""
 
 
 class LengthWeights(NamedTuple):
@@ -39,17 +46,6 @@ class LengthWeights(NamedTuple):
 
 BASELINE = LengthWeights(0.0, 0.0, 0.0)
 """Of the baseline itself, by construction: it wins half of the time against itself."""
-
-
-class GamedRows(NamedTuple):
-    """Preferences for gamed baselines (the baseline told to be verbose, or concise), which steady the fit."""
-
-    shares: Sequence[float]
-    """Part of a win over the baseline, 0 to 1; NaN where missing."""
-    lengths: Sequence[float]
-    """Length differences, baseline minus gamed, in standard deviations; tanh is not taken yet."""
-    difficulty: Sequence[float]
-    """Of the instruction of each row."""
 
 
 class LengthControlled(NamedTuple):
@@ -74,30 +70,13 @@ class LengthControlled(NamedTuple):
     """What a reader should know before trusting the number."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Prompts:
-    """What is known of each prompt; all of shape [prompts]."""
-
-    shares: _Array
-    """NaN where missing."""
-    shorter: _Array
-    """Characters that the baseline's answer has more than the model's."""
-    difficulty: _Array | None
-
-    def take(self, rows: NDArray[np.int64]) -> _Prompts:
-        difficulty = None if self.difficulty is None else self.difficulty[rows]
-        return _Prompts(self.shares[rows], self.shorter[rows], difficulty)
-
-
-class _Design(NamedTuple):
-    """Rows of the regression: those of gamed baselines, then the prompts with a preference."""
-
-    features: _Array
-    """[rows, 2 or 3]: length, difficulty if there is one, model."""
-    shares: _Array
-    """[rows]"""
+class _Fit(NamedTuple):
     weights: _Array
-    """[rows]"""
+    """[terms]"""
+    strength: float
+    fixed: bool
+    """Whether the strength was not chosen."""
+    remarks: list[str]
 
 
 def length_controlled_winrate(
@@ -107,6 +86,7 @@ def length_controlled_winrate(
     *,
     difficulty: Sequence[float] | None = None,
     gamed: GamedRows | None = None,
+    clusters: Sequence[Hashable] | None = None,
     bootstrap: Bootstrap | None = USUAL,
 ) -> LengthControlled:
     """The length-controlled win rate of a model, ``100 * mean(sigmoid(w_d difficulty + w_m))`` over all prompts.
@@ -117,11 +97,11 @@ def length_controlled_winrate(
     of 10 values from 1e-4 to 1e4 in 5-fold cross-validation, or 100 with less than 50 preferences. With AlpacaEval's
     data the result is AlpacaEval's; without, the terms that need it are left out.
 
-    The interval draws prompts with replacement and fits again with the C found on all (choosing it again would cost
-    fifty fits each time, so the interval leaves that choice out); gamed rows stay. A draw at every prompt,
-    as of a model against itself, is fitted like anything else and gives 50 (such a model's weights are `BASELINE` by
-    construction). Where all preferences are wins (or losses) and nothing is gamed, scikit-learn's solver confuses the
-    two; rows of next to no weight keep it right.
+    The interval draws prompts with replacement, chooses C anew and fits again (`grade/logistic_many.py`); gamed rows
+    stay. Where the C that was chosen leaves the model no weight, the interval's fits have C = 100. A draw at every
+    prompt, as of a model against itself, is fitted like anything else and gives 50 (the weights of such a model are
+    `BASELINE` by construction). Where all preferences are wins (or losses) and nothing is gamed, scikit-learn's solver
+    confuses the two; rows of next to no weight keep it right.
 
     Args:
         preferences: one per prompt, verdicts or numbers from 1 (baseline) to 2 (model); None is missing.
@@ -129,29 +109,35 @@ def length_controlled_winrate(
         lengths_baseline: of the baseline's, in characters.
         difficulty: of each instruction, as AlpacaEval computed it in advance.
         gamed: the rows of gamed baselines; their difficulty counts only if `difficulty` is given.
+        clusters: what several preferences have in common (the turns of a conversation): the interval draws whole
+            clusters, and cross-validation holds them back whole. None: each preference by itself.
         bootstrap: of the interval; None for none.
 
     Raises:
         MissingExtraError: scikit-learn is not installed.
         ValueError: unequal lengths, no preference at all, or a value that cannot be.
     """
-    prompts = _read(preferences, lengths_model, lengths_baseline, difficulty)
-    rows = _design(prompts, gamed)
-    judged = int(np.isfinite(prompts.shares).sum())
-    strength = _STRENGTH_OF_FEW if judged < FEW else choose_strength(*rows)
-    weights = fit_weights(*rows, strength)
-    predicted = 100 * _at_equal_length(weights, prompts)
+    prompts = read_prompts(preferences, lengths_model, lengths_baseline, difficulty, clusters)
+    fit = _fit(prompts, gamed)
+    predicted = 100 * prompts.at_equal_length(fit.weights)
     value, raw = float(predicted.mean()), float(100 * np.nanmean(prompts.shares))
+    remarks = [*_doubts(value, raw, fit.weights), *fit.remarks]
+    interval = None
+    if bootstrap is not None:
+        # A penalty that leaves nothing of the model does so in many resamples, too: they would all say 50.
+        free = fit.fixed or _is_blank(fit.weights)
+        interval, late = _interval(prompts, gamed, _NEXT_TO_FREE if free else None, bootstrap)
+        remarks += _unfinished(late, "of the interval")
     return LengthControlled(
         value=value,
-        interval=None if bootstrap is None else _interval(prompts, gamed, strength, bootstrap),
+        interval=interval,
         raw=raw,
-        weights=_named(weights),
-        strength=strength,
+        weights=_named(fit.weights),
+        strength=fit.strength,
         predicted=tuple(predicted.tolist()),
         standard_error=_standard_error(predicted),
-        missing=len(prompts.shares) - judged,
-        remarks=_remarks(value, raw, judged, prompts.shorter),
+        missing=int(np.isnan(prompts.shares).sum()),
+        remarks=tuple(remarks),
     )
 
 
@@ -177,100 +163,47 @@ def winrate_between(
     return float(100 * sigmoid(change[1] * hard + change[2]).mean())
 
 
-def _read(
-    preferences: Sequence[Judged],
-    lengths_model: Sequence[int],
-    lengths_baseline: Sequence[int],
-    difficulty: Sequence[float] | None,
-) -> _Prompts:
-    count = len(preferences)
-    for name, given in (
-        ("lengths of the model", lengths_model),
-        ("lengths of the baseline", lengths_baseline),
-        ("difficulties", difficulty),
-    ):
-        if given is None:
-            continue
-        if len(given) != count:
-            raise ValueError(f"{count} preferences and {len(given)} {name}; give one per prompt")
-        _require_finite(name, given)
-    shares = np.array([_share(preference) for preference in preferences], dtype=np.float64)
-    if not np.isfinite(shares).any():
-        raise ValueError(f"none of {count} preferences is there; there is nothing to fit")
-    shorter = np.asarray(lengths_baseline, np.float64) - np.asarray(lengths_model, np.float64)
-    return _Prompts(
-        shares, shorter, None if difficulty is None else np.asarray(difficulty, dtype=np.float64)
-    )
-
-
-def _require_finite(name: str, values: Sequence[float]) -> None:
-    wrong = np.flatnonzero(~np.isfinite(np.asarray(values, dtype=np.float64)))
-    if len(wrong):
-        raise ValueError(f"{name}: number {wrong[0] + 1} is not finite; give a number")
-
-
-def _share(preference: Judged) -> float:
-    share = share_of(preference)
-    return float("nan") if share is None else share
-
-
-def _design(prompts: _Prompts, gamed: GamedRows | None) -> _Design:
-    hard = prompts.difficulty
-    length = _scaled(prompts.shorter)
-    if gamed is not None and len({len(column) for column in gamed}) != 1:
-        raise ValueError(
-            f"gamed rows have {len(gamed.shares)} shares, {len(gamed.lengths)} lengths and {len(gamed.difficulty)} "
-            "difficulties; give one of each per row"
-        )
-    if gamed is not None:
-        _require_finite("lengths of gamed rows", gamed.lengths)
-        if hard is not None:
-            _require_finite("difficulties of gamed rows", gamed.difficulty)
-    terms = [length] if hard is None else [length, hard]
-    real = np.column_stack([*terms, np.ones(len(length))])
-    if gamed is None:
-        rows = _Design(real, prompts.shares, np.ones(len(length)))
-    else:
-        length = np.tanh(np.asarray(gamed.lengths, np.float64))
-        terms = [length] if hard is None else [length, np.asarray(gamed.difficulty, np.float64)]
-        other = np.column_stack([*terms, np.zeros(len(length))])
-        rows = _Design(
-            np.concatenate([other, real]),
-            np.concatenate([np.asarray(gamed.shares, np.float64), prompts.shares]),
-            np.concatenate([np.full(len(other), GAMED_WEIGHT), np.ones(len(real))]),
-        )
-    there = np.isfinite(rows.shares)
-    return _Design(rows.features[there], rows.shares[there], rows.weights[there])
-
-
-def _scaled(shorter: _Array) -> _Array:
-    if np.ptp(shorter) == 0:
-        return np.zeros_like(shorter)
-    return np.tanh(shorter / shorter.std(ddof=1))
-
-
-def _at_equal_length(weights: _Array, prompts: _Prompts) -> _Array:
-    hard = prompts.difficulty
-    return sigmoid(
-        np.full(len(prompts.shares), weights[-1])
-        if hard is None
-        else weights[1] * hard + weights[-1]
-    )
+def _fit(prompts: Prompts, gamed: GamedRows | None) -> _Fit:
+    rows, there = design(prompts, gamed), np.isfinite(prompts.shares)
+    judged, groups = int(there.sum()), len(np.unique(prompts.cluster[there]))
+    fixed = judged < FEW or groups < FOLDS
+    with unfinished_fits() as unfinished:
+        strength = _NEXT_TO_FREE if fixed else choose_strength(*rows[:3], groups=rows.group)
+        weights = fit_weights(*rows[:3], strength)
+    remarks = [
+        *_departures(prompts, judged, groups),
+        *_unfinished(len(unfinished), "of the rate"),
+    ]
+    return _Fit(weights, strength, fixed, remarks)
 
 
 def _interval(
-    prompts: _Prompts, gamed: GamedRows | None, strength: float, bootstrap: Bootstrap
-) -> Interval:
+    prompts: Prompts, gamed: GamedRows | None, strength: float | None, bootstrap: Bootstrap
+) -> tuple[Interval, int]:
+    """The interval, and how many of its fits did not converge; a strength of None is chosen in each resample."""
     rng = np.random.default_rng(bootstrap.seed)
-    count = len(prompts.shares)
+    clusters = prompts.of_clusters()
+    whole = design(prompts, gamed)
+    starts = _many(whole, STRENGTHS if strength is None else np.array([strength]), None).weights
     values: list[float] = []
+    unfinished = 0
     while len(values) < bootstrap.resamples:
-        drawn = prompts.take(rng.integers(0, count, size=count))
+        picked = rng.integers(0, len(clusters), size=len(clusters))
+        drawn = prompts.take(np.concatenate([clusters[cluster] for cluster in picked]))
         if not np.isfinite(drawn.shares).any():
             continue
-        weights = fit_weights(*_design(drawn, gamed), strength)
-        values.append(float(100 * _at_equal_length(weights, drawn).mean()))
-    return percentile_interval(values, bootstrap.level)
+        rows = design(drawn, gamed)
+        if strength is None:
+            # Copies of a prompt are in one fold: held back from copies of itself, nothing would be held back.
+            folds = rng.permutation(int(whole.group.max()) + 1)[rows.group] % FOLDS
+            found = choose_and_fit(*rows[:3], folds, start=starts)
+            weights, converged = found
+        else:
+            fits = _many(rows, np.array([strength]), starts)
+            weights, converged = fits.weights[:, 0], fits.converged
+        unfinished += not converged
+        values.append(float(100 * drawn.at_equal_length(weights).mean()))
+    return _widened(percentile_interval(values, bootstrap.level), prompts, bootstrap), unfinished
 
 
 def _named(weights: _Array) -> LengthWeights:
@@ -283,21 +216,68 @@ def _standard_error(predicted: _Array) -> float:
     return float(predicted.std(ddof=1) / np.sqrt(count)) if count > 1 else float("nan")
 
 
-def _remarks(value: float, raw: float, judged: int, shorter: _Array) -> tuple[str, ...]:
-    """AlpacaEval's bounds of what is believable, and what was not done in the usual way."""
+def _many(rows: Design, strengths: _Array, start: _Array | None) -> Fits:
+    """The fits to all rows with each of the strengths."""
+    shape = rows.features.shape[1], len(strengths)
+    return fit_many(
+        rows.features,
+        rows.shares,
+        np.repeat(rows.weights[:, None], len(strengths), axis=1),
+        strengths,
+        start=np.zeros(shape) if start is None else start,
+    )
+
+
+def _widened(interval: Interval, prompts: Prompts, bootstrap: Bootstrap) -> Interval:
+    """What preferences that are all equal leave open is in no resample."""
+    there = np.isfinite(prompts.shares)
+    equals = bounded_mean(
+        (100 * prompts.shares[there]).tolist(),
+        bounds=(0, 100),
+        clusters=prompts.cluster[there].tolist(),
+        bootstrap=bootstrap,
+    )
+    if np.ptp(prompts.shares[there]) > 0:
+        return interval
+    return Interval(min(interval.low, equals.low), max(interval.high, equals.high))
+
+
+def _is_blank(weights: _Array) -> bool:
+    """Whether the rate is 50 whatever the prompts."""
+    return not weights[1:].any()
+
+
+def _doubts(value: float, raw: float, weights: _Array) -> list[str]:
+    """A fit that found nothing, and AlpacaEval's bounds of what is believable."""
     remarks: list[str] = []
+    if _is_blank(weights):
+        remarks.append(
+            f"the penalty left the model a weight of 0, so the rate is 50 by construction (the raw one is {raw:.1f}); "
+            f"its interval is that of fits with C = {_NEXT_TO_FREE:g}"
+        )
     high, low = max(raw + (100 - raw) / 4, raw + 10), min(raw - raw / 4, raw - 10)
     if value > high or value < low:
         remarks.append(
             f"the length-controlled win rate {value:.1f} is far from the raw one {raw:.1f} (believable: {low:.1f} to "
             f"{high:.1f}); the fit may have failed, look at lengths and preferences"
         )
+    return remarks
+
+
+def _departures(prompts: Prompts, judged: int, groups: int) -> list[str]:
+    """What was not done in the usual way."""
+    remarks: list[str] = []
+    fixed = f"C is fixed at {_NEXT_TO_FREE:g} instead of chosen"
     if judged < FEW:
+        remarks.append(f"only {judged} preferences: {fixed}")
+    elif groups < FOLDS:
+        remarks.append(f"only {groups} clusters of preferences: {fixed}")
+    if np.ptp(prompts.shorter) == 0:
         remarks.append(
-            f"only {judged} preferences: C is fixed at {_STRENGTH_OF_FEW:g} instead of chosen"
+            f"all answers differ by {prompts.shorter[0]:g} characters from the baseline's: length is not controlled for"
         )
-    if np.ptp(shorter) == 0:
-        remarks.append(
-            f"all answers differ by {shorter[0]:g} characters from the baseline's: length is not controlled for"
-        )
-    return tuple(remarks)
+    return remarks
+
+
+def _unfinished(count: int, what: str) -> list[str]:
+    return [f"{count:,} fits {what} ended before they converged"] if count else []

@@ -9,7 +9,7 @@ import math
 from pathlib import Path
 
 from prefopt.errors import RecordError
-from prefopt.grade.length_controlled import GamedRows
+from prefopt.grade.length_design import GamedRows
 from prefopt.text.files import SourceRow, read_rows
 
 _DIFFICULTY = "instruction_difficulty"

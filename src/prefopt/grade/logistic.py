@@ -5,6 +5,9 @@ The solver is scikit-learn's liblinear (extra `eval`), with the settings of Alpa
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,11 +17,14 @@ from prefopt.errors import MissingExtraError
 
 _Array = NDArray[np.float64]
 
-_STRENGTHS = np.logspace(-4, 4, 10)
-_FOLDS = 5
+STRENGTHS: _Array = np.logspace(-4, 4, 10)
+"""The C's among which cross-validation chooses."""
+FOLDS = 5
 _SEED = 123
 _ROUNDING = 1e-15
 _NEXT_TO_NOTHING = 1e-12
+_UNFINISHED = "failed to converge"
+"""In scikit-learn's warning about liblinear."""
 
 
 class _Sklearn(NamedTuple):
@@ -69,7 +75,13 @@ def fit_weights(
     return np.asarray(model.coef_[0], dtype=np.float64)
 
 
-def choose_strength(features: _Array, shares: _Array, weights: _Array) -> float:
+def choose_strength(
+    features: _Array,
+    shares: _Array,
+    weights: _Array,
+    *,
+    groups: NDArray[np.int64] | None = None,
+) -> float:
     """The C of ten, 1e-4 to 1e4, with the least cross-entropy in 5-fold cross-validation; the smallest one of equals.
 
     The loss of a fold is ``sum(weight * cross-entropy(share, p)) / rows``, and folds count equally. The same as
@@ -80,21 +92,22 @@ def choose_strength(features: _Array, shares: _Array, weights: _Array) -> float:
         features: [rows, terms], at least 5 rows.
         shares: [rows], from 0 to 1.
         weights: [rows]
+        groups: [rows], at least 5 different ones; rows of one group are in one fold. None: each row by itself.
 
     Raises:
         MissingExtraError: scikit-learn is not installed.
     """
-    rows = np.arange(len(shares))
-    gains = np.zeros(len(_STRENGTHS))
-    for seen, held in _sklearn().group_k_fold(_FOLDS).split(rows, groups=rows):
+    rows = np.arange(len(shares)) if groups is None else groups
+    gains = np.zeros(len(STRENGTHS))
+    for seen, held in _sklearn().group_k_fold(FOLDS).split(rows, groups=rows):
         # As in scikit-learn, the fits of a fold share their draws. The solver's tolerance decides near ties.
         draws = np.random.RandomState(_SEED)
-        for at, strength in enumerate(_STRENGTHS):
+        for at, strength in enumerate(STRENGTHS):
             part = features[seen], shares[seen], weights[seen]
             found = fit_weights(*part, float(strength), draws=draws)
-            gains[at] += _mean_log_likelihood(features[held] @ found, shares[held], weights[held])
+            gains[at] += mean_log_likelihood(features[held] @ found, shares[held], weights[held])
     # The first of equals: strong penalties all give w = 0.
-    return float(_STRENGTHS[np.argmax(gains)])
+    return float(STRENGTHS[np.argmax(gains)])
 
 
 def sigmoid(x: _Array) -> _Array:
@@ -102,9 +115,30 @@ def sigmoid(x: _Array) -> _Array:
     return np.exp(-np.logaddexp(0, -x))
 
 
-def _mean_log_likelihood(logits: _Array, shares: _Array, weights: _Array) -> float:
+def mean_log_likelihood(logits: _Array, shares: _Array, weights: _Array) -> _Array:
+    """``sum_i(weight_i * -cross-entropy(share_i, sigmoid(logit_i))) / rows``; of shape [...].
+
+    Args:
+        logits: [..., rows]
+        shares: [rows], from 0 to 1.
+        weights: [rows]
+    """
     p = np.clip(sigmoid(logits), _ROUNDING, 1 - _ROUNDING)
-    return float((weights * (shares * np.log(p) + (1 - shares) * np.log(1 - p))).mean())
+    return (weights * (shares * np.log(p) + (1 - shares) * np.log(1 - p))).mean(axis=-1)
+
+
+@contextmanager
+def unfinished_fits() -> Generator[list[str]]:
+    """Gets, when it is left, what liblinear said of fits that did not converge; other warnings go their usual way."""
+    found: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.filterwarnings("always", message=f".*{_UNFINISHED}")
+        yield found
+    for each in caught:
+        if _UNFINISHED in str(each.message):
+            found.append(str(each.message))
+        else:
+            warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
 
 
 def _sklearn() -> _Sklearn:

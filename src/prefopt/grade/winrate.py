@@ -8,11 +8,13 @@ win, tie or loss; it is left out and counted. Win rates that take the lengths of
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias
 
-from prefopt.grade.statistics import bootstrap_mean, mcnemar, paired_bootstrap
+import numpy as np
+
+from prefopt.grade.statistics import Estimate, bootstrap_mean, mcnemar, wilson
 
 Verdict = Literal["win", "tie", "loss", "missing"]
 """What a judge says of the model's answer to one prompt, next to the baseline's; `missing`: nothing."""
@@ -98,8 +100,12 @@ def share_of(judged: Judged) -> float | None:
     A preference of 0 is a draw, as AlpacaEval stores some.
 
     Raises:
-        ValueError: no verdict and no preference.
+        ValueError: no verdict and no preference, such as True or False.
     """
+    if isinstance(judged, (bool, np.bool_)):
+        raise ValueError(  # noqa: TRY004 (wrong verdicts of all kinds are one error)
+            f"{judged} is no verdict and no preference; write 'win' or 'loss', or 2 or 1"
+        )
     if isinstance(judged, str):
         if judged not in _SHARES:
             raise ValueError(f"{judged!r} is no verdict; known are {', '.join(_SHARES)}")
@@ -113,6 +119,38 @@ def share_of(judged: Judged) -> float | None:
             f"the preference {judged} is not between 1 (baseline) and 2 (model); 0 and 1.5 are draws, None is missing"
         )
     return judged - 1
+
+
+def shares_of(verdicts: Sequence[Judged]) -> list[float | None]:
+    """The part of a win that each verdict is worth (`share_of`).
+
+    Raises:
+        ValueError: one that is none; its number is named. Or numbers that are on another scale (`require_preferences`).
+    """
+    shares: list[float | None] = []
+    for number, verdict in enumerate(verdicts, start=1):
+        try:
+            shares.append(share_of(verdict))
+        except ValueError as error:
+            raise ValueError(f"verdict {number} of {len(verdicts)}: {error}") from error
+    require_preferences(verdicts)
+    return shares
+
+
+def require_preferences(verdicts: Iterable[Judged]) -> None:
+    """Nothing, unless all numbers are 0 or 1 and both are there.
+
+    Raises:
+        ValueError: they are; most likely losses and wins on another scale, on which every rate would be wrong.
+    """
+    numbers = {
+        v for v in verdicts if v is not None and not isinstance(v, str) and not math.isnan(v)
+    }
+    if numbers == {0, 1}:
+        raise ValueError(
+            "the preferences are all 0 or 1, but here 1 is a loss, 2 a win and 0 a draw; add 1 to each if they are "
+            "losses and wins, or write 1.5 for a draw"
+        )
 
 
 def verdict_of(judged: Judged) -> Verdict:
@@ -161,8 +199,8 @@ def win_rate(
 ) -> WinRate:
     """The raw win rate, ``100 * mean(share)`` over the verdicts that are there, with its bootstrap interval.
 
-    A tie is half a win, a preference of 1.7 is 0.7 wins; counts go by the side of 1.5 that a preference lies on. When
-    every verdict is the same, the interval has width 0: `statistics.wilson` on the counts is better then.
+    A tie is half a win, a preference of 1.7 is 0.7 wins; counts go by the side of 1.5 that a preference lies on. Where
+    every verdict is the same, resamples are too, and the interval is Wilson's (`bounded_mean`).
 
     Args:
         verdicts: one per prompt.
@@ -176,18 +214,17 @@ def win_rate(
         raise ValueError(
             f"{len(verdicts)} verdicts and {len(clusters)} clusters; give one for each"
         )
-    shares = _shares(verdicts)
+    shares = shares_of(verdicts)
     there = [at for at, share in enumerate(shares) if share is not None]
     if not there:
         raise ValueError(
             f"none of {len(shares)} verdicts is there; a win rate needs at least one that is not missing"
         )
-    estimate = bootstrap_mean(
+    estimate = bounded_mean(
         [100 * share for share in shares if share is not None],
+        bounds=(0, 100),
         clusters=None if clusters is None else [clusters[at] for at in there],
-        level=bootstrap.level,
-        resamples=bootstrap.resamples,
-        seed=bootstrap.seed,
+        bootstrap=bootstrap,
     )
     found = [verdict_of(verdict) for verdict in verdicts]
     return WinRate(
@@ -230,7 +267,11 @@ def adjusted_win_rate(
 
 
 def compare_models(
-    first: Sequence[Judged], second: Sequence[Judged], *, bootstrap: Bootstrap = USUAL
+    first: Sequence[Judged],
+    second: Sequence[Judged],
+    *,
+    clusters: Sequence[Hashable] | None = None,
+    bootstrap: Bootstrap = USUAL,
 ) -> Comparison:
     """The second model's win rate minus the first's, both against one baseline on the same prompts.
 
@@ -240,47 +281,79 @@ def compare_models(
     Args:
         first: verdicts of the first model against the baseline, one per prompt.
         second: those of the second, of the same prompts in the same order.
+        clusters: the prompt of each verdict, where prompts have several (turns): whole prompts are drawn then, and the
+            test counts on which of them the sum of the differences has which sign.
         bootstrap: of the interval, over prompts.
 
     Raises:
         ValueError: unequal lengths, no prompt with both verdicts, or something that is no verdict.
     """
     _check_sides(first, second)
+    if clusters is not None and len(clusters) != len(first):
+        raise ValueError(f"{len(first)} verdicts and {len(clusters)} clusters; give one for each")
+    prompts = range(len(first)) if clusters is None else clusters
     both = [
-        (a, b)
-        for a, b in zip(_shares(first), _shares(second), strict=True)
+        (prompt, b - a)
+        for prompt, a, b in zip(prompts, shares_of(first), shares_of(second), strict=True)
         if a is not None and b is not None
     ]
     if not both:
         raise ValueError(
             f"no prompt of {len(first)} has verdicts for both models; compare them on prompts that both were judged on"
         )
-    difference = paired_bootstrap(
-        [100 * a for a, _ in both],
-        [100 * b for _, b in both],
+    sums: dict[Hashable, float] = {}
+    for prompt, difference in both:
+        sums[prompt] = sums.get(prompt, 0.0) + difference
+    better, worse = sum(d > 0 for d in sums.values()), sum(d < 0 for d in sums.values())
+    return Comparison(
+        *bounded_mean(
+            [100 * difference for _, difference in both],
+            bounds=(-100, 100),
+            clusters=[prompt for prompt, _ in both],
+            bootstrap=bootstrap,
+        ),
+        p=mcnemar(better, worse),
+        better=better,
+        worse=worse,
+        equal=len(sums) - better - worse,
+        missing=len(set(prompts) - set(sums)),
+    )
+
+
+def bounded_mean(
+    values: Sequence[float],
+    *,
+    bounds: tuple[float, float],
+    clusters: Sequence[Hashable] | None = None,
+    bootstrap: Bootstrap = USUAL,
+) -> Estimate:
+    """The mean of values that lie between two bounds, with its bootstrap interval.
+
+    Equal values make equal resamples, although a few of them say little: the interval is then ``m - (m - low) u`` to
+    ``m + (high - m) u``, where u is the most that Wilson's interval allows for the part of other values, given none
+    among n. For nothing but wins (or losses) this is Wilson's interval of their number.
+
+    Args:
+        values: at least one.
+        bounds: the least and the greatest that a value can be.
+        clusters: what each value belongs to; whole clusters are drawn, and n is their number.
+        bootstrap: of the interval.
+
+    Raises:
+        ValueError: no values, or not one cluster for each.
+    """
+    estimate = bootstrap_mean(
+        values,
+        clusters=clusters,
         level=bootstrap.level,
         resamples=bootstrap.resamples,
         seed=bootstrap.seed,
     )
-    better, worse = sum(b > a for a, b in both), sum(b < a for a, b in both)
-    return Comparison(
-        *difference,
-        p=mcnemar(better, worse),
-        better=better,
-        worse=worse,
-        equal=len(both) - better - worse,
-        missing=len(first) - len(both),
-    )
-
-
-def _shares(verdicts: Sequence[Judged]) -> list[float | None]:
-    shares: list[float | None] = []
-    for number, verdict in enumerate(verdicts, start=1):
-        try:
-            shares.append(share_of(verdict))
-        except ValueError as error:
-            raise ValueError(f"verdict {number} of {len(verdicts)}: {error}") from error
-    return shares
+    if min(values) < max(values):
+        return estimate
+    count = len(values) if clusters is None else len(set(clusters))
+    unseen, m = wilson(0, count, level=bootstrap.level).high, values[0]
+    return Estimate(m, m - (m - bounds[0]) * unseen, m + (bounds[1] - m) * unseen)
 
 
 def _check_sides(first: Sequence[Judged], second: Sequence[Judged]) -> None:

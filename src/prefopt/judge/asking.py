@@ -23,17 +23,27 @@ AGAIN = 0.7
 
 
 class Spent(NamedTuple):
-    """What was asked of a judge and what it wrote, whether now or in an earlier run."""
+    """What stands behind verdicts: requests and replies, whether of now or of an earlier run."""
 
     requests: int = 0
+    """Questions put to the judge; a failed attempt that was tried again is part of one."""
     refused: int = 0
     """Requests that the server will not answer; nothing is known of their tokens."""
     unread: int = 0
     """Replies without a verdict that can be read."""
     prompt_tokens: int = 0
-    """As the server counts them; 0 where it does not say."""
+    """Tokens that the judge read, over the replies of which they are known."""
     tokens: int = 0
-    """Tokens that the judge wrote."""
+    """Tokens that the judge wrote, likewise."""
+    prompts_uncounted: int = 0
+    """Replies to prompts of which no tokens are known: servers need not count them."""
+    uncounted: int = 0
+    """Replies that are not empty, and of which no tokens are known."""
+
+    @property
+    def replies(self) -> int:
+        """Requests that were answered."""
+        return self.requests - self.refused
 
     def plus(self, other: Spent) -> Spent:
         """Both together."""
@@ -118,13 +128,18 @@ class Asking(Generic[T]):
             return Heard(None, reply.text, f"refused: {reply.text}", spent)
         cut = reply.finish_reason == "length"
         verdict = None if cut and self.rules.last else self.rules.read(reply.text)
-        spent = before.plus(Spent(1, 0, int(verdict is None), reply.prompt_tokens, reply.tokens))
+        spent = before.plus(_spent(reply, unread=verdict is None))
         if verdict is not None:
             return Heard(verdict, reply.text, "", spent)
         why = f"no verdict to be read by the rules '{self.rules.name}'"
         if cut:
             why += f"; cut at {self.sampling.max_new_tokens} tokens"
         return Heard(None, reply.text, why, spent)
+
+
+def _spent(reply: Completion, *, unread: bool) -> Spent:
+    silent = int(reply.prompt_tokens == 0), int(reply.tokens == 0 and reply.text != "")
+    return Spent(1, 0, int(unread), reply.prompt_tokens, reply.tokens, *silent)
 
 
 def _shifted(progress: Progress | None, before: int, total: int) -> Progress | None:

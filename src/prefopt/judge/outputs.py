@@ -88,8 +88,7 @@ def _exchange(question: Question) -> Exchange:
         raise RecordError(
             f"{origin}: {len(question.turns)} turns and {len(answers)} answers; give one answer for each turn"
         )
-    name = next((name for name in REFERENCE_COLUMNS if name in values), None)
-    references = () if name is None else read_texts(values[name], name, origin)
+    references = _references(question)
     return Exchange(
         question.id,
         question.turns,
@@ -99,6 +98,22 @@ def _exchange(question: Question) -> Exchange:
         question.category,
         origin,
     )
+
+
+def _references(question: Question) -> tuple[str, ...]:
+    values, origin = question.values, question.origin
+    given = [name for name in REFERENCE_COLUMNS if values.get(name) is not None]
+    texts = [read_texts(values[name], name, origin) for name in given]
+    if len(texts) == 2 and texts[0] != texts[1]:
+        raise RecordError(
+            f"{origin}: {' and '.join(given)} differ; keep the one that is to be used"
+        )
+    if texts and len(texts[0]) > len(question.turns):
+        raise RecordError(
+            f"{origin}: {len(question.turns)} turns and {len(texts[0])} references; '{given[0]}' holds one for each "
+            "turn, in their order: keep one of several for the same turn"
+        )
+    return texts[0] if texts else ()
 
 
 def join_outputs(

@@ -16,7 +16,7 @@ from prefopt.grade.winrate import Verdict, combine_positions
 from prefopt.judge.asking import Asked, Asking, Heard, Spent, total_spent
 from prefopt.judge.outputs import Contest
 from prefopt.judge.readings import Preference
-from prefopt.judge.single import earlier, shown
+from prefopt.judge.single import asked_text, earlier, shown
 from prefopt.judge.template import PAIRWISE, Template
 from prefopt.records import Message
 
@@ -136,15 +136,13 @@ class PairwiseJudge:
         one, two = (model, baseline) if duel.model_first else (baseline, model)
         return self._template.fill(
             {
-                "question": model.questions[turn - 1],
+                "question": asked_text(model, turn),
                 "answer_1": shown(one.answers[turn - 1]),
                 "answer_2": shown(two.answers[turn - 1]),
                 "earlier_1": earlier(one, turn),
                 "earlier_2": earlier(two, turn),
                 "reference": model.reference(turn) or baseline.reference(turn),
                 "form": self._asking.rules.form,
-                "answer": "",
-                "earlier": "",
             }
         )
 

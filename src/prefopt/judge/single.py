@@ -15,8 +15,8 @@ from prefopt.judge.outputs import Exchange
 from prefopt.judge.template import SINGLE, Template
 from prefopt.records import Message
 
-NOTHING = "(The answer is empty.)"
-"""Shown in the place of an empty answer."""
+NOTHING, NOTHING_ASKED = "(The answer is empty.)", "(The question is empty.)"
+"""Shown in the place of an empty answer and of an empty question."""
 
 
 class Graded(NamedTuple):
@@ -72,14 +72,19 @@ class SingleJudge:
     def _prompt(self, exchange: Exchange, turn: int) -> tuple[Message, ...]:
         return self._template.fill(
             {
-                "question": exchange.questions[turn - 1],
+                "question": asked_text(exchange, turn),
                 "answer": shown(exchange.answers[turn - 1]),
                 "earlier": earlier(exchange, turn),
                 "reference": exchange.reference(turn),
                 "form": self._asking.rules.form,
             }
-            | dict.fromkeys(("answer_1", "answer_2", "earlier_1", "earlier_2"), "")
         )
+
+
+def asked_text(exchange: Exchange, turn: int) -> str:
+    """What the user says in a turn, or words for an empty question."""
+    question = exchange.questions[turn - 1]
+    return question if question.strip() else NOTHING_ASKED
 
 
 def shown(answer: str) -> str:

@@ -14,20 +14,30 @@ from typing import NamedTuple
 from prefopt.errors import ConfigError, StorageError
 from prefopt.records import Message
 
-PLACES = (
-    "question",
-    "answer",
-    "answer_1",
-    "answer_2",
-    "earlier",
-    "earlier_1",
-    "earlier_2",
-    "reference",
-    "form",
+
+class Places(NamedTuple):
+    """What may stand in the braces of a template, by the kind of judging."""
+
+    needed: tuple[str, ...]
+    """What is judged: has to be there, and is never empty."""
+    optional: tuple[str, ...]
+    """May be empty; a paragraph with one that is empty is left out. `earlier` holds the turns before the judged one,
+    `reference` a right answer."""
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        """With `form`: how the verdict is to be written; never empty."""
+        return (*self.needed, *self.optional, "form")
+
+
+SINGLE_PLACES = Places(("question", "answer"), ("earlier", "reference"))
+PAIRWISE_PLACES = Places(
+    ("question", "answer_1", "answer_2"), ("earlier_1", "earlier_2", "reference")
 )
-"""What may stand in braces. `earlier` holds the turns before the judged one, `reference` a right answer, `form` how the
-verdict is to be written."""
+_OPTIONAL = frozenset({*SINGLE_PLACES.optional, *PAIRWISE_PLACES.optional})
 _PLACE = re.compile(r"\{([a-z_]\w*)\}")
+_BETWEEN = re.compile(r"\n[ \t]*\n")
+"""Paragraphs."""
 _DIVIDER = "--- user ---"
 
 _FAIR = """\
@@ -115,7 +125,8 @@ class Template(NamedTuple):
     def fill(self, values: Mapping[str, str]) -> tuple[Message, ...]:
         """The conversation that a judge is shown.
 
-        A paragraph is left out where a place in it has an empty value. What is filled in is not searched for places.
+        A paragraph is left out where an optional place in it has an empty value. What is filled in is not searched for
+        places.
         """
         system = _filled(self.system, values)
         start = (Message("system", system),) if system else ()
@@ -126,28 +137,43 @@ class Template(NamedTuple):
         return hashlib.sha256("\0".join(self).encode()).hexdigest()[:16]
 
 
-def parse_template(text: str, needed: tuple[str, ...], origin: str) -> Template:
+def parse_template(text: str, places: Places, origin: str) -> Template:
     """The template of a text; what stands before a line `--- user ---` is the system text.
 
     Raises:
-        ConfigError: one of the `needed` places is not there, or one is unknown; the message begins with `origin`.
+        ConfigError: a needed place is not there, one is unknown to this kind of judging, or an optional one shares its
+            paragraph with another, which would be left out with it; the message begins with `origin`.
     """
     system, divider, user = text.partition(_DIVIDER)
     found = set(_PLACE.findall(text))
-    unknown = sorted(found - set(PLACES))
+    unknown = sorted(found - set(places.all))
     if unknown:
         raise ConfigError(
-            f"{origin}: {{{unknown[0]}}} is no place of a template; known are {', '.join(PLACES)}"
+            f"{origin}: {{{unknown[0]}}} is no place of such a template; it may have {', '.join(places.all)}"
         )
-    missing = [name for name in needed if name not in found]
+    missing = [name for name in places.needed if name not in found]
     if missing:
         raise ConfigError(
             f"{origin}: the template has no {{{missing[0]}}}, so the judge would not see it; add it"
         )
-    return Template(system.strip(), user.strip()) if divider else Template("", text.strip())
+    template = Template(system.strip(), user.strip()) if divider else Template("", text.strip())
+    for paragraph in [p for part in template for p in _BETWEEN.split(part)]:
+        _require_apart(set(_PLACE.findall(paragraph)), origin)
+    return template
 
 
-def read_template(path: str | Path, needed: tuple[str, ...]) -> Template:
+def _require_apart(names: set[str], origin: str) -> None:
+    """Nothing, unless a paragraph has an optional place and others."""
+    optional = sorted(names & _OPTIONAL)
+    if optional and len(names) > 1:
+        other = min(names - {optional[0]})
+        raise ConfigError(
+            f"{origin}: {{{optional[0]}}} and {{{other}}} share a paragraph, which is left out where there is no "
+            f"{optional[0]}; put an empty line between them"
+        )
+
+
+def read_template(path: str | Path, places: Places) -> Template:
     """The template in a file.
 
     Raises:
@@ -162,20 +188,17 @@ def read_template(path: str | Path, needed: tuple[str, ...]) -> Template:
         raise ConfigError(
             f"{path}: no UTF-8 text at byte {error.start}; save it as UTF-8"
         ) from error
-    return parse_template(text, needed, str(path))
+    return parse_template(text, places, str(path))
 
 
 def _filled(text: str, values: Mapping[str, str]) -> str:
     paragraphs = [
         _PLACE.sub(lambda place: values[place[1]], paragraph)
-        for paragraph in re.split(r"\n[ \t]*\n", text)
-        if all(values[name].strip() for name in _PLACE.findall(paragraph))
+        for paragraph in _BETWEEN.split(text)
+        if all(values[n].strip() for n in _PLACE.findall(paragraph) if n in _OPTIONAL)
     ]
     return "\n\n".join(paragraphs).strip()
 
 
-SINGLE_PLACES = ("question", "answer")
-"""What a template of single grading has to show."""
-PAIRWISE_PLACES = ("question", "answer_1", "answer_2")
 SINGLE = parse_template(_SINGLE, SINGLE_PLACES, "single grading")
 PAIRWISE = parse_template(_PAIRWISE, PAIRWISE_PLACES, "pairwise judging")
