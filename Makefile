@@ -4,13 +4,15 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+# alpaca_eval 0.6.6 imports pkg_resources, which setuptools has up to version 80; for `make parity` alone.
+PKG_RESOURCES := $(abspath $(VENV))/pkg_resources
 
 .PHONY: help venv demo test parity harness scienceworld lint format bench clean
 
 help:
 	@echo "make demo    install into $(VENV), then build a model, train, evaluate and write a report"
 	@echo "make test    install into $(VENV), then run the tests"
-	@echo "make parity  compare every objective that TRL has with its running code (installs it)"
+	@echo "make parity  compare objectives with TRL's running code, and win rates with AlpacaEval's (installs both)"
 	@echo "make harness compare our evaluation with lm-evaluation-harness (installs it)"
 	@echo "make scienceworld  run the tests that start its simulator (needs Java)"
 	@echo "make lint    style, types and import directions"
@@ -34,7 +36,9 @@ test: $(INSTALLED)
 
 parity: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[bench]"
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m parity -n 2 -q tests/parity
+	$(BIN)/python -m pip install --quiet --upgrade --no-deps --target $(PKG_RESOURCES) "setuptools==80.9.0"
+	PYTHONPATH=$(PKG_RESOURCES) $(BIN)/python -W ignore -c "import alpaca_eval"
+	OMP_NUM_THREADS=1 PYTHONPATH=$(PKG_RESOURCES) $(BIN)/python -m pytest -m parity -n 2 -q tests/parity
 
 harness: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[harness]"

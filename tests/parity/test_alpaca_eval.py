@@ -1,17 +1,19 @@
 """Length-controlled win rates against the running code of alpaca_eval 0.6.6, on made-up annotations and data files.
 
-Skipped where it cannot be imported: version 0.6.6 needs `pkg_resources`, which setuptools has up to version 80. Its
-data files are fetched from the hub, so the one function that fetches them hands out ours here.
+`make parity` runs it. Skipped where it cannot be imported: version 0.6.6 needs `pkg_resources`, which setuptools has up
+to version 80. Its data files are fetched from the hub, so the one function that fetches them hands out ours here.
 """
 
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from prefopt.cli.main import main
 from prefopt.grade.length_controlled import BASELINE, length_controlled_winrate, winrate_between
 from prefopt.grade.length_controlled_data import read_difficulty, read_gamed
 from prefopt.grade.winrate import win_rate
@@ -165,3 +167,19 @@ def test_fits_of_few_prompts_are_theirs_without_folds(theirs, tmp_path, wins):
     assert found.value == pytest.approx(expected["length_controlled_winrate"], abs=1e-6)
     warned = found.remarks[0].startswith("the length-controlled win rate")
     assert warned == theirs.get_is_extreme_changes(found.raw, found.value)
+
+
+def test_the_command_gives_their_number(theirs, tmp_path):
+    rows = [row | {"instruction": f"Do {row['index']}."} for row in judged(2, "missing")]
+    expected = theirs.get_length_controlled_winrate(
+        pandas.DataFrame(rows), save_weights_dir=tmp_path / "weights"
+    )
+    (tmp_path / "annotations.json").write_text(json.dumps(rows))
+    command = ["winrate", str(tmp_path / "annotations.json"), "--output", str(tmp_path / "o.json")]
+    command += ["--gamed", str(tmp_path / "df_gamed.csv")]
+    assert main(command) == 0
+    (found,) = json.loads((tmp_path / "o.json").read_text())["models"]
+    lengths = found["length_controlled"]
+    assert lengths["value"] == pytest.approx(expected["length_controlled_winrate"], abs=1e-6)
+    assert lengths["low"] < lengths["value"] < lengths["high"]
+    assert found["raw"]["value"] == pytest.approx(expected["win_rate"], abs=1e-9)
