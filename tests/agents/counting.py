@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import signal
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -57,6 +58,23 @@ class Counting:
         return CountingEnvironment(self.goal, self.folder)
 
 
+@dataclass(frozen=True)
+class Planned(Counting):
+    """Its planner is broken for the tasks `broken`, and does not know those of `unknown`; `closed` ones crash."""
+
+    broken: tuple[int, ...] = ()
+    unknown: tuple[int, ...] = ()
+    closed: tuple[int, ...] = ()
+
+    def tasks(self, split: str, count: int | None = None) -> list[Task]:
+        return [self.marked(task, n) for n, task in enumerate(super().tasks(split, count))]
+
+    def marked(self, task: Task, number: int) -> Task:
+        lost = "none" if number in self.unknown else "broken" if number in self.broken else "there"
+        start = "crash" if number in self.closed else ""
+        return replace(task, meta={"expert": lost, "start": start})
+
+
 @dataclass
 class CountingEnvironment:
     """Actions: `up`; those that misbehave; everything else does nothing."""
@@ -85,6 +103,11 @@ class CountingEnvironment:
             return Outcome(3, 0.0)  # type: ignore[arg-type]
         if action == "infinite":
             return Outcome("far", float("inf"))
+        if action == "wordy":
+            return Outcome("far", 0.0, "False")  # type: ignore[arg-type]
+        if action == "boxed":
+            numpy = importlib.import_module("numpy")
+            return Outcome("far", 0.5, numpy.bool_(1), numpy.bool_(0))
         if action == "child":
             self._start_child()
         if action == "once":
@@ -110,6 +133,8 @@ class CountingEnvironment:
     def expert(self, task: Task) -> Sequence[Move]:
         if task.meta.get("expert") == "none":
             return ()
+        if task.meta.get("expert") == "broken":
+            raise RuntimeError("no planner binary")
         count = int(str(task.meta.get("moves", self.goal + 2)))
         return [Move("up", f"after {n} comes {n + 1}") for n in range(count)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import signal
@@ -138,6 +139,7 @@ def test_long_texts_pass_in_both_directions():
         ("exit", "its process ended (exit code 7): the beads are gone", {"crashes": 1, "restarts": 1}),
         ("hang", "no answer to an action within 1 s", {"time-outs": 1, "restarts": 1}),
         ("nonsense", "TypeError: the observation is of type int, not a text", {"crashes": 1}),
+        ("wordy", "TypeError: done is of type str, not true or false", {"crashes": 1}),
         ("infinite", "ValueError: the reward is inf, not a finite number", {"crashes": 1}),
     ],
 )  # fmt: skip
@@ -185,6 +187,39 @@ def test_a_worker_that_dies_while_it_is_idle_costs_nothing():
         (played,) = play(farm, of(task, "up", "up"))
         assert [o.reward for o in played.outcomes] == [0.0, 0.25, 0.5]
         assert farm.counts["crashes"] == 0 and farm.counts["restarts"] == 1
+
+
+def test_flags_of_numpy_are_flags():
+    suite = Counting()
+    (task,) = suite.tasks("train", 1)
+    with Farm(suite, workers=1) as farm:
+        (played,) = play(farm, of(task, "boxed", last=True))
+    assert played.outcomes[-1] == Outcome("far", 0.5, done=True, success=False)
+
+
+@pytest.mark.parametrize(("start", "limit"), [(0.1, 0.5), (0.6, 0.6)])
+def test_a_process_has_the_time_that_an_environment_has(
+    start: float, limit: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A module that takes longer to import than Python may take to start, as large libraries do on a busy machine."""
+    (tmp_path / "prefopt_slow_module.py").write_text(
+        "import sys, time\n"
+        "from dataclasses import dataclass\n"
+        "from tests.agents.counting import Counting\n"
+        "if 'agents.worker' in repr(sys.orig_argv):\n"
+        "    time.sleep(1000)\n"
+        "@dataclass(frozen=True)\n"
+        "class Slow(Counting):\n"
+        "    pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("prefopt.agents.farm._STARTING", 0.5)
+    suite = importlib.import_module("prefopt_slow_module").Slow(start=start)
+    message = (
+        f"cannot be opened (3 attempts): no answer at the start of the process within {limit:g} s"
+    )
+    with Farm(suite, workers=1) as farm, pytest.raises(AgentError, match=re.escape(message)):
+        play(farm, *[of(task, last=True) for task in suite.tasks("train", 3)])
 
 
 def test_the_start_of_an_episode_has_a_limit_of_its_own():
@@ -284,6 +319,11 @@ def test_an_environment_may_have_any_time_for_its_start(start: float):
     with Farm(suite, workers=1, step_seconds=604_800) as farm:
         (played,) = play(farm, of(task, "up", last=True))
     assert len(played.outcomes) == 2
+
+
+def test_a_suite_needs_room_in_a_worker():
+    with pytest.raises(ConfigError, match="^environment counting: per_worker is 0; use 1 or more$"):
+        Farm(Counting(places=0))
 
 
 def test_an_expert_is_asked():

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from prefopt.agents.environment import Task
+from prefopt.agents.environment import Outcome, Task
 from prefopt.agents.farm import Farm
 from prefopt.agents.formats import ACTION, REACT, TOOL_CALL
+from prefopt.agents.outcomes import Outcomes
 from prefopt.agents.rollouts import Rollouts, begin, demonstrate, roll_out
 from prefopt.agents.trajectory import Trajectory, trajectory_from_json, trajectory_to_json
 from prefopt.errors import AgentError, ConfigError, RecordError
@@ -255,10 +256,11 @@ def test_an_environment_that_changes_its_story_is_never_mixed(tmp_path: Path):
     with Farm(suite, workers=1) as farm:
         first, second = roll_out(suite.tasks("train", 2), agent, farm, Rollouts())
         assert farm.counts["drift"] == 1
-    assert (first.status, first.reward) == ("error", None)
-    assert first.reason == (
-        "the environment answers action 1 differently when the episode is played again"
-    )
+    # It has started anew: the time that it is told is that of the environment in which it ends.
+    assert (first.status, first.reward, first.steps) == ("done", 1.0, 5)
+    prompts = [batch[0].prompt for batch in agent.batches if turn_of(batch[0]) == ("train-0", 1)]
+    before, after = (prompt[-1] for prompt in prompts)
+    assert before not in first.turns and after in first.turns
     assert second.status == "error"
 
 
@@ -373,8 +375,32 @@ def test_an_episode_that_goes_on_after_a_stop_is_compared_with_the_journal(tmp_p
                 [first.task], Agent(acting("clock")), farm, Rollouts(max_turns=2), journal=journal
             )
             assert farm.counts["drift"] == 1
-    assert (found.status, found.reward) == ("error", None)
+    assert (found.status, found.reward, found.steps) == ("turns", 0.5, 2)
     assert found.turns[0] == first.turns[0]
+
+
+def test_a_course_that_was_given_up_is_given_up_in_later_runs_too(tmp_path: Path):
+    suite = Counting(goal=2, folder=str(tmp_path))
+    again = Agent(acting("clock"))
+    with Journal(tmp_path / "journal") as journal:
+        (first,) = run(Agent(acting("clock")), suite, journal=journal, max_turns=1)
+        (second,) = run(again, suite, journal=journal, max_turns=2)
+        assert again.said == 2, "once to each course; the first reply is that of the first run"
+    with Journal(tmp_path / "journal") as journal, Farm(suite, workers=1) as farm:
+        settings = Rollouts(max_turns=2)
+        assert roll_out([first.task], Silent(), farm, settings, journal=journal) == [second]
+        assert farm.counts == {}, "the second course of events is whole in the journal"
+
+
+def test_an_expert_whose_environment_answers_differently_is_shown_as_it_is_now(tmp_path: Path):
+    suite = Counting(goal=2)
+    (task,) = suite.tasks("train", 1)
+    with Journal(tmp_path / "journal") as journal, Farm(suite, workers=1) as farm:
+        (whole,) = demonstrate([task], farm, Rollouts())
+        Outcomes(suite, journal).keep(task, 0, (), Outcome("Another room.", 0.0))
+        for drifts in (1, 1):
+            assert demonstrate([task], farm, Rollouts(), journal=journal) == [whole]
+            assert farm.counts["drift"] == drifts, "once"
 
 
 def test_another_model_shares_what_the_environment_said(tmp_path: Path):

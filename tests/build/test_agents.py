@@ -134,14 +134,83 @@ def test_pairs_of_experts_and_roll_outs(tmp_path: Path, model: Path) -> None:
     assert json.loads((tmp_path / COUNTS).read_text())["environment"] == {}, "nothing is played"
 
 
+def planned(
+    folder: Path, model: Path | str = "none", *, rollouts: bool = False, **options: Any
+) -> DmpoConfig:
+    own: dict[str, Any] = {
+        "environment": "tests.agents.counting:Planned",
+        "environment_options": {"goal": 2, **options},
+    }
+    return recipe(
+        folder, model, **own, rollouts=rollouts, example=False, max_tasks=6, max_turns=None
+    )
+
+
+def test_experts_that_fail_are_counted_and_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build(planned(tmp_path, broken=[0, 1, 3, 4], unknown=[5]))
+    said = capsys.readouterr().err
+    assert (
+        "4 of 6 experts failed (first: 'train-0': RuntimeError: no planner binary); the same command tries them again"
+        in said
+    )
+    assert "environments: 8 crashes; episodes were tried again" in said
+    facts = json.loads((tmp_path / COUNTS).read_text())
+    counts = facts["counts"]
+    assert counts["experts without a reward: environment or planner failed"] == 4
+    assert counts["tasks for which there is no expert"] == 1
+    assert counts["experts that can be trained on"] == 1
+    assert facts["failed_experts"] == {
+        f"train-{n}": "RuntimeError: no planner binary" for n in (0, 1, 3, 4)
+    }
+
+
 @pytest.mark.slow
-def test_held_out_tasks_are_in_no_other_file(tmp_path: Path, model: Path) -> None:
+def test_roll_outs_that_fail_are_counted_as_that_and_named(
+    tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where the expert of the task has failed with them."""
+    build(planned(tmp_path, model, rollouts=True, closed=[1]))
+    said = capsys.readouterr().err
+    for what in ("experts", "roll-outs"):
+        assert f"1 of 6 {what} failed (first: 'train-1': ValueError: the abacus broke); the" in said
+    counts = json.loads((tmp_path / COUNTS).read_text())["counts"]
+    assert counts["roll-outs dropped: no reward, environment or server failed"] == 1
+    assert counts["pairs"] == 5 and "roll-outs dropped: task without a usable exp" not in counts
+
+
+@pytest.mark.parametrize("rollouts", [False, True])
+def test_a_build_whose_experts_all_fail_says_why(tmp_path: Path, rollouts: bool) -> None:
+    with pytest.raises(RecordError) as error:
+        build(planned(tmp_path, broken=[0, 2, 3, 4, 5], unknown=[1], rollouts=rollouts))
+    assert str(error.value).endswith(
+        "no expert's trajectory can be trained on, of 6: 5 failed (first: 'train-0': RuntimeError: no planner binary), "
+        "which the same command tries again; environment tests.agents.counting:Planned has none for 1 tasks: set "
+        "build.experts to a file"
+    )
+
+
+@pytest.mark.slow
+def test_held_out_tasks_are_in_no_other_file(
+    tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     build(recipe(tmp_path, model, held_out=0.5, max_tasks=None, keep_unsolved=True))
+    said = capsys.readouterr().err
+    for file, words in ((PAIRS, "pairs"), (HELD_OUT, "pairs of held-out tasks")):
+        size = sum(len(p.pairs) for p in read_preferences(tmp_path / file))
+        assert f"{size} {words}: {tmp_path / file}\n" in said
     kept, out = ({p.id for p in read_preferences(tmp_path / f)} for f in (PAIRS, HELD_OUT))
     assert kept and out and not kept & out
     assert {e.id for e in read_preferences(tmp_path / EXPERTS_FILE)} >= kept
     assert not out & {e.id for e in read_preferences(tmp_path / EXPERTS_FILE)}
     assert all(belongs_to_share(name, 0.5) for name in out)
+
+
+def test_how_long_a_step_may_take_decides_nothing_about_the_data(tmp_path: Path) -> None:
+    build(recipe(tmp_path, rollouts=False))
+    slower = recipe(tmp_path, rollouts=False, step_seconds=90.0)
+    assert slower.changed_since_built() == []
 
 
 def test_other_settings_remove_the_files_of_the_last_build(
@@ -194,7 +263,7 @@ def test_experts_that_do_not_solve_their_task_are_not_imitated(
     build(recipe(tmp_path / "all", rollouts=False, keep_unsolved=True))
     assert len(read_preferences(tmp_path / "all" / EXPERTS_FILE)) == TASKS
     assert "trained on all the same (keep_unsolved)" in capsys.readouterr().err
-    with pytest.raises(RecordError, match="none of the 4 experts solves its task; raise build.max"):
+    with pytest.raises(RecordError, match="on, of 4: 4 do not solve their task: raise build.max"):
         build(recipe(tmp_path / "none", rollouts=False, max_turns=1))
 
 
@@ -239,7 +308,8 @@ def test_without_experts_nothing_is_played(tmp_path: Path) -> None:
     options = {"id": "Corridor-v0", "modules": ["tests.agents.corridor"]}
     section: dict[str, Any] = {"environment": "gymnasium", "environment_options": options}
     with pytest.raises(
-        RecordError, match="no expert's trajectory can be trained on, of 5; env.*set build.experts"
+        RecordError,
+        match="no expert's traj.* of 5: environment gymnasium has none for 5 tasks: set b",
     ):
         build(recipe(tmp_path / "data", **section, example=False))
     assert not (tmp_path / "data" / TRAJECTORIES_FILE).exists()
@@ -369,6 +439,17 @@ def test_experts_of_another_environment_are_an_error(tmp_path: Path, rollouts: b
 def bare(row: dict[str, Any]) -> dict[str, Any]:
     """A stored trajectory whose task is known by its id alone."""
     return {**row, "task": {**row["task"], "meta": {}}}
+
+
+def test_experts_of_a_file_without_rewards_are_not_promised_another_try(tmp_path: Path) -> None:
+    file = published(tmp_path)
+    lost = [{**row, "reward": None, "reason": "killed"} for row in rows(file)]
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in lost))
+    with pytest.raises(RecordError) as error:
+        build(recipe(tmp_path / "data", rollouts=False, experts=str(file)))
+    assert str(error.value).endswith(
+        f"no expert's trajectory can be trained on, of 4: 4 have no reward in {file} (first: 'train-2': killed)"
+    )
 
 
 def test_two_experts_of_a_file_for_one_task_are_an_error(tmp_path: Path) -> None:

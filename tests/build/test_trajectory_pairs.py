@@ -140,6 +140,12 @@ def test_experts_without_reward_or_turn_pair_with_nothing() -> None:
     assert made.counts == {EXPERTS: 3, ROLLOUTS: 2, NO_EXPERT: 2, UNUSABLE: 2, UNPLAYED: 1}
 
 
+def test_roll_outs_that_failed_are_counted_as_failed_also_without_an_expert() -> None:
+    rollouts = [played("a", None, "look"), played("b", None), played("b", 0.5, "look")]
+    made = pair([played("a", None, "go")], rollouts)
+    assert (made.counts[NO_REWARD], made.counts[NO_EXPERT], made.counts[UNUSABLE]) == (2, 1, 1)
+
+
 def test_rewards_within_the_gap_are_ties() -> None:
     experts = [played("a", 1.0, "go"), played("b", 1.0, "go")]
     rollouts = [played("a", 0.75, "look"), played("b", 0.5, "look")]
@@ -210,7 +216,8 @@ def test_extra_turns_are_those_of_the_older_published_script() -> None:
     assert made.counts[CUT] == 1
     assert made.records[0].meta["steps"] == [2, 10], "of the whole trajectories"
     short = PairSettings(cut="extra_turns", extra_turns=0)
-    assert len(pair([expert], [long], short).records[0].responses[1].turns) == 3
+    other = played("t", 0.0, *"axcdefghij")
+    assert len(pair([expert], [other], short).records[0].responses[1].turns) == 3
 
 
 def test_a_longer_expert_that_is_rejected_is_cut_too() -> None:
@@ -239,6 +246,34 @@ def test_cut_at_the_first_other_action(rejected: str, kept: str) -> None:
     )
     assert made.records[0].responses[1].turns == said(*kept)
     assert made.counts[CUT] == (rejected != kept)
+
+
+def test_roll_outs_that_the_cut_makes_equal_are_one_pair() -> None:
+    """They part from the expert in the same turn and go on differently after it, with whatever reward."""
+    rollouts = [
+        played("t", 0.0, "a", "wait", "x", sample=0),
+        played("t", 0.0, "a", "wait", "y", sample=1),
+        played("t", 0.25, "a", "wait", "z", "z", sample=2),
+        played("t", 0.0, "b", sample=3),
+    ]
+    expert = played("t", 1.0, "a", "b", "c")
+    made = pair([expert], rollouts, PairSettings(cut="divergence"))
+    [record] = made.records
+    assert [r.turns for r in record.responses] == [said(*"abc"), said("a", "wait"), said("b")]
+    assert record.pairs == (Pair(0, 1), Pair(0, 2))
+    assert record.meta["samples"] == [None, 0, 3] and record.meta["rewards"] == [1.0, 0.0, 0.0]
+    assert (made.counts[PAIRS], made.counts[REPEATED], made.counts[CUT]) == (2, 2, 1)
+    assert pair([expert], rollouts).counts[PAIRS] == 4, "whole, they are four"
+
+
+def test_a_roll_out_that_the_cut_makes_equal_to_the_expert_is_no_pair() -> None:
+    """It does what the expert does and goes on, for example until it loses what it had."""
+    expert, longer = played("t", 1.0, "a", "b"), played("t", 0.0, "a", "b", "c")
+    none = PairSettings(cut="extra_turns", extra_turns=0)
+    assert pair([expert], [longer], none).counts == {
+        EXPERTS: 1, ROLLOUTS: 1, IDENTICAL: 1, UNPAIRED: 1,
+    }  # fmt: skip
+    assert pair([expert], [longer], PairSettings(cut="extra_turns")).counts[PAIRS] == 1
 
 
 def test_other_thoughts_are_no_divergence() -> None:

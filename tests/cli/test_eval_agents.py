@@ -85,13 +85,17 @@ def test_a_run_is_compared_with_its_start_and_told_what_it_was_trained_with(
     capsys.readouterr()
     assert main(["eval", str(run), *WORDS, "--split", "seen", "--against", str(base)]) == 0
     shown = capsys.readouterr().out
-    assert f"seen against {base}: " in shown and "(McNemar)" in shown
+    assert f"seen against {base}: " in shown and "(McNemar)\n" in shown
+    assert f"{base}: evaluated with other settings" not in shown
     assert "trained with format 'react', evaluated with 'action'" in shown
     assert "environment_options" not in shown, (
         "an agent sees the same, however many tasks there are"
     )
     assert (run / "agent-evaluation.json").is_file() and (run / "trajectories.jsonl").is_file()
-    capsys.readouterr()
+    fewer_turns = [*WORDS, "--split", "seen", "--max-turns", "2", "--against", str(base)]
+    assert main(["eval", str(run), *fewer_turns, "--overwrite"]) == 0
+    shown = capsys.readouterr().out
+    assert f"{base}: evaluated with other settings (there / here: max_turns 3 / 2)" in shown
     fewer = [*WORDS, "--split", "seen", "--limit", "2", "--against", str(base)]
     assert main(["eval", str(run), *fewer]) == 2
     assert "its 6 tasks of split 'seen' are not the 2" in capsys.readouterr().err
@@ -113,6 +117,15 @@ def test_a_run_is_compared_with_its_start_and_told_what_it_was_trained_with(
         (["--environment", "rooms", "--option", "a=[1"], "the value cannot be read"),
         (["--environment", "rooms", "--option", "dors=1"], "no option 'dors'"),
         (["--environment", "rooms", "--limit", "0"], "limit is 0"),
+        (
+            ["--environment", "rooms", "--option", "width=2026-01-01"],
+            'width is the text "2026-01-01"',
+        ),
+        (["--environment", "rooms", "--split", "train", "--limit", "1"], "no task but that of the"),
+        (
+            ["--environment", "tests.agents.counting:Counting", "--split", "s"],
+            "no split 's'; it has",
+        ),
         (["--environment", "rooms", "--option", "width=3.5"], "option width is the number 3.5"),
         (["--environment", ":X"], "Empty module name"),
         (["--environment", "rooms", "--workers", "0"], "workers is 0"),

@@ -9,10 +9,18 @@ from pathlib import Path
 import pytest
 
 from prefopt.agents.environment import Task
+from prefopt.agents.suites import find_suite
 from prefopt.agents.trajectory import Status, Trajectory
 from prefopt.errors import ConfigError
 from prefopt.evals.agent_files import read_comparable, read_episodes, write_agent_evaluation
 from prefopt.evals.agent_outcome import KindResult, compare_agents, result_to_json, summarise
+from prefopt.evals.agent_remarks import (
+    comparison_line,
+    condition_remarks,
+    doubts,
+    prompt_remarks,
+)
+from prefopt.evals.agents import AgentEvaluation, AgentSettings, tasks_of
 from prefopt.records import Message
 from prefopt.values import JsonValue
 
@@ -89,14 +97,113 @@ def test_two_evaluations_of_the_same_tasks() -> None:
         episode("c", 1.0, success=True),
         episode("d", 0.0),
     ]
-    found = compare_agents(EPISODES, better)
-    assert found.reward.value == 0.375
-    assert (found.gained, found.lost) == (2, 0)
+    before = [*EPISODES[:2], episode("c", 0.0), EPISODES[3]]
+    found = compare_agents(before, better)
+    assert found.reward is not None and found.reward.value == 0.375
+    assert (found.gained, found.lost, found.tasks, found.failures) == (2, 0, 4, (0, 0))
     assert found.p == 0.5  # 2 of 2, two-sided
-    back = compare_agents(better, EPISODES)
-    assert (back.reward.value, back.gained, back.lost) == (-0.375, 0, 2)
+    back = compare_agents(better, before)
+    assert back.reward is not None and back.reward.value == -0.375
+    assert (back.gained, back.lost) == (0, 2)
     with pytest.raises(ValueError, match="different tasks"):
         compare_agents(EPISODES, better[:3])
+
+
+def test_a_failed_environment_is_no_defeat() -> None:
+    """The same agent twice; in the first evaluation the environment failed in half of the tasks."""
+    whole = [episode(name, 1.0, success=True) for name in "abcdefghij"]
+    half = [*whole[:5], *(episode(name, None, status="error") for name in "fghij")]
+    found = compare_agents(half, whole)
+    assert found.reward is not None
+    assert (found.reward.value, found.gained, found.lost, found.p) == (0.0, 0, 0, 1.0)
+    assert (found.tasks, found.failures) == (5, (5, 0))
+    assert comparison_line("seen", Path("base"), found) == (
+        "seen against base: +0.000 average reward (95% interval +0.000 to +0.000), 0 tasks gained, 0 lost, p = 1 "
+        "(McNemar); over the 5 tasks with a reward on both sides: environment or server failed in 5 tasks there and "
+        "0 here"
+    )
+    nothing = compare_agents(half[5:], whole[5:])
+    assert (nothing.reward, nothing.tasks, nothing.failures) == (None, 0, (5, 0))
+    assert comparison_line("seen", Path("base"), nothing) == (
+        "seen against base: no task has a reward on both sides; environment or server failed in 5 tasks there and 0 "
+        "here"
+    )
+
+
+def evaluation(episodes: list[Trajectory], **events: int) -> AgentEvaluation:
+    results = (summarise("seen", episodes),)
+    return AgentEvaluation("m", results, tuple(episodes), Path("out"), events=events)
+
+
+def test_what_throws_doubt_on_the_numbers_is_said() -> None:
+    assert doubts(evaluation([episode("a", 1.0)], resets=1)) == []
+    failed = replace(EPISODES[2], reason="RuntimeError: disk")
+    found = evaluation([*EPISODES[:2], failed, EPISODES[3]], crashes=2, drift=1)
+    assert doubts(found) == [
+        "environments: 2 crashes, 1 drift; episodes were tried again",
+        "seen: 1 of 4 tasks got no reward and count 0; the others have 0.500 on average. First 'c': RuntimeError: "
+        "disk. The same command tries them again",
+        "seen: 1 of 4 episodes ended at the token limit or in a full context; a higher max_new_tokens may change the "
+        "numbers",
+    ]
+
+
+@pytest.mark.parametrize(("errors", "said"), [(5, False), (6, True), (10, True)])
+def test_an_agent_that_speaks_another_format_is_noticed(errors: int, said: bool) -> None:
+    lines = doubts(evaluation([episode("a", 0.0, steps=10, format_errors=errors)]))
+    expected = (
+        f"seen: no action could be read in {errors} of 10 turns; the agent may have learnt another format, or another "
+        "prompt (format, example)"
+    )
+    assert lines == ([expected] if said else [])
+
+
+def test_settings_that_differ_in_a_comparison_are_named() -> None:
+    before: dict[str, JsonValue] = {
+        "target": "old", "generator": "1", "environment": "rooms", "environment_options": {"a": 1}, "splits": ["seen"],
+        "limit": None, "format": "react", "max_turns": 2, "example": True, "temperature": 0.0,
+    }  # fmt: skip
+    other: dict[str, JsonValue] = {"target": "new", "generator": "2", "environment_options": {}}
+    alike: dict[str, JsonValue] = {**before, **other, "splits": ["seen", "unseen"], "limit": 3}
+    assert condition_remarks(Path("base"), before, alike) == []
+    now: dict[str, JsonValue] = {**alike, "max_turns": None, "example": False}
+    assert condition_remarks(Path("base"), before, now) == [
+        "base: evaluated with other settings (there / here: max_turns 2 / none; example yes / no), which are part of "
+        "the difference"
+    ]
+
+
+def test_the_prompt_of_the_training_data_is_found_beside_them(tmp_path: Path) -> None:
+    """A run that trains on what another recipe has built has no section `build` of its own."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "build.yaml").write_text(
+        "method: dmpo\nbuild: {environment: rooms, format: action, example: false}\n"
+    )
+    run = tmp_path / "run"
+    run.mkdir()
+    pairs = tmp_path / "data" / "pairs.jsonl"
+    for own in ("", "build: {environment: rooms, format: react, example: true}\n"):
+        (run / "run.yaml").write_text(f"method: dmpo\ntrain_file: {pairs}\n{own}")
+        assert prompt_remarks(run, AgentSettings("rooms"), find_suite("rooms")) == [
+            "trained with format 'action', evaluated with 'react': the agent sees another prompt or task",
+            "trained with example False, evaluated with True: the agent sees another prompt or task",
+        ]
+    pairs.with_name("build.yaml").write_text("not: [a recipe")
+    assert prompt_remarks(run, AgentSettings("rooms"), find_suite("rooms")) == [], "the run's own"
+    (run / "run.yaml").write_text("method: sft\ntrain_file: elsewhere/rows.jsonl\n")
+    assert prompt_remarks(run, AgentSettings("rooms"), find_suite("rooms")) == []
+
+
+def test_the_task_of_the_example_is_not_evaluated() -> None:
+    suite = find_suite("rooms", {"train_tasks": 3, "seen_tasks": 2})
+    names = {
+        example: [task.id for task in tasks_of(suite, ["train"], None, example=example)["train"]]
+        for example in (True, False)
+    }
+    assert names == {True: ["train-2", "train-3"], False: ["train-1", "train-2", "train-3"]}
+    assert len(tasks_of(suite, ["seen"], None, example=True)["seen"]) == 2
+    with pytest.raises(ConfigError, match="split 'train' has no task but that of the worked exam"):
+        tasks_of(suite, ["train"], 1, example=True)
 
 
 def test_episodes_are_read_back(tmp_path: Path) -> None:
@@ -135,7 +242,8 @@ def test_only_evaluations_of_the_same_tasks_in_the_same_environment_compare(tmp_
     """Ids of tasks alone do not tell: under other options the same ids are other tasks."""
     write(tmp_path, [replace(e, task=replace(e.task, meta={"at": e.task.id})) for e in EPISODES])
     tasks = [replace(e.task, meta={"at": e.task.id}) for e in EPISODES]
-    assert list(read_comparable(tmp_path, {"seen": tasks}, "e 1")) == ["seen"]
+    found = read_comparable(tmp_path, {"seen": tasks}, "e 1")
+    assert (list(found.episodes), found.settings["seed"]) == (["seen"], 0)
     with pytest.raises(ConfigError, match=r"there the environment was another one, under other"):
         read_comparable(tmp_path, {"seen": tasks}, "e 2")
     moved = [*tasks[:2], replace(tasks[2], meta={"at": "z"}), tasks[3]]

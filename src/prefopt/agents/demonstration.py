@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from prefopt.agents.environment import Move, Outcome
-from prefopt.agents.episode import Episode, difference
+from prefopt.agents.episode import Episode, differ
 from prefopt.agents.farm import Farm
 from prefopt.agents.outcomes import Outcomes
 from prefopt.agents.plays import Play, Played
 from prefopt.errors import AgentError
+
+NO_EXPERT = "the environment has no expert for this task"
+"""Why an episode has no turns where nothing has failed."""
 
 
 class Show:
@@ -42,7 +45,7 @@ class Show:
             return
         task, form = self.episode.task, self.episode.format
         if not moves:
-            self.episode.end("error", "the environment has no expert for this task")
+            self.episode.end("error", NO_EXPERT)
         wrong = next((m for m in moves if form.read(form.write(m).content) != m.action), None)
         if wrong is not None:
             raise AgentError(
@@ -77,11 +80,10 @@ class Show:
             episode.fail(played.failure, attempts)
             return
         known = outcomes.course(episode.task, episode.sample, self.actions)
-        changed = difference(known, played.outcomes)
-        if changed:
+        if differ(known, played.outcomes):
+            # The moves do not depend on what is seen: this course of events is as good as the one before.
             farm.counts["drift"] += 1
-            episode.end("error", changed)
-            return
+            outcomes.start_anew(episode.task, episode.sample)
         for number, outcome in enumerate(played.outcomes):
             outcomes.keep(episode.task, episode.sample, self.actions[:number], outcome)
         self._enact(played.outcomes)

@@ -96,7 +96,10 @@ class Suite(Protocol):
 
     @property
     def start_seconds(self) -> float:
-        """Time that opening an environment, or resetting it, may take on a busy machine."""
+        """Time that opening an environment, or resetting it, may take on a busy machine.
+
+        The start of a worker process, with the import of the suite's module, may take a minute, or this if it is more.
+        """
         ...
 
     def tasks(self, split: str, count: int | None = None) -> list[Task]:

@@ -100,6 +100,11 @@ class Episode:
         if self.failures >= attempts:
             self.end("error", reason)
 
+    def start_anew(self) -> None:
+        """As if nothing had been said; times that the environment has failed still count."""
+        self.opening, self.steps, self.format_errors = (), 0, 0
+        self.turns, self.actions, self.outcomes = [], [], []
+
     def trajectory(self) -> Trajectory:
         """What has become of it."""
         turns = list(self.turns)
@@ -119,10 +124,6 @@ class Episode:
         )
 
 
-def difference(before: Sequence[Outcome], again: Sequence[Outcome]) -> str:
-    """What is different when an episode is played again, in words; empty where nothing is."""
-    for number, (then, now) in enumerate(zip(before, again, strict=False)):
-        if then != now:
-            what = f"action {number}" if number else "the reset"
-            return f"the environment answers {what} differently when the episode is played again"
-    return ""
+def differ(before: Sequence[Outcome], again: Sequence[Outcome]) -> bool:
+    """Whether an environment answers differently when an episode is played again, as far as both go."""
+    return any(then != now for then, now in zip(before, again, strict=False))

@@ -2,7 +2,7 @@
 
 An episode (its *owner* is task id and sample) has a place in a worker from its first action to `release`, and its
 environment there is used again for later episodes. A worker that ends, or a step that takes too long, costs only the
-action that was being taken: the worker is killed with everything it has started, and the other episodes in it are
+action that was being taken: the worker is killed with the programs it has started, and the other episodes in it are
 played again from their start in its successor. No models and no journal here; see `prefopt.agents.rollouts`.
 """
 
@@ -24,7 +24,8 @@ from prefopt.errors import AgentError, ConfigError, PrefoptError
 from prefopt.values import JsonValue
 
 _STARTING = 60.0
-"""Seconds that the start of a Python process may take on a busy machine."""
+"""Seconds that the start of a worker may take on a busy machine, with the import of the suite's module; it may take
+`Suite.start_seconds` where that is more."""
 _CLOSING = 2.0
 """Seconds that a worker has for closing its environments."""
 _MOST_SECONDS = 7 * 24 * 3600.0
@@ -67,7 +68,7 @@ class Farm:
                 holds.
 
         Raises:
-            ConfigError: no worker, or no time, or more than a week.
+            ConfigError: no worker, or no time, or more than a week; or a suite with no room in a worker.
             AgentError: the suite cannot be sent to another process.
         """
         if workers < 1:
@@ -75,13 +76,17 @@ class Farm:
         if not 0 < step_seconds <= _MOST_SECONDS:
             remedy = "use at most 604800, a week" if step_seconds > 0 else "use more than 0"
             raise ConfigError(f"agents: step_seconds is {step_seconds:g}; {remedy}")
+        if suite.per_worker < 1:
+            raise ConfigError(
+                f"environment {suite.name}: per_worker is {suite.per_worker}; use 1 or more"
+            )
         self.suite = suite
         self.step_seconds = step_seconds
         self.capacity = workers * suite.per_worker
         """Episodes that can go on at once."""
         self.counts: Counter[str] = Counter()
         """`resets`, `steps`; `crashes` (exceptions of environments, ended processes), `time-outs`, `restarts` (of
-        workers), `drift` (episodes that did not repeat themselves, see `prefopt.agents.rollouts`)."""
+        workers), `drift` (episodes that did not repeat themselves and started anew, see `prefopt.agents.rollouts`)."""
         self._first_line = packed(suite)
         self._workers = [
             _Worker([Place(slot) for slot in range(suite.per_worker)]) for _ in range(workers)
@@ -212,7 +217,7 @@ class Farm:
     def _limit(self, worker: _Worker) -> float:
         """What the worker may take for what it is doing now, in seconds."""
         if not worker.ready:
-            return _STARTING
+            return max(_STARTING, self.suite.start_seconds)
         return self.step_seconds if worker.orders[0].begun else self.suite.start_seconds
 
     def _listen(self, worker: _Worker) -> _Finished:
@@ -267,6 +272,7 @@ class Farm:
     def _overdue(self, worker: _Worker) -> _Finished:
         self.counts["time-outs"] += 1
         what = "to an action" if worker.orders[0].begun else "at the start of an episode"
+        what = what if worker.ready else "at the start of the process"
         return self._lost(worker, f"no answer {what} within {self._limit(worker):g} s")
 
     def _lost(self, worker: _Worker, why: str) -> _Finished:

@@ -211,7 +211,8 @@ def _parts(messages: Sequence[Message], at: int, origin: str) -> _Parts:
     if len(messages) <= at or messages[at].role == "assistant":
         raise RecordError(
             f"{origin}: message {at} (from 0, of {len(messages)}) should be the task, told to the agent; if the worked "
-            "example has another length, set example_end"
+            "example has another length, read the file in Python with Reading(example_end=...) and store what "
+            "trajectory_to_json makes of it"
         )
     opening = [replace(m, train=False) if m.role == "assistant" else m for m in messages[:at]]
     task = messages[at]

@@ -3,8 +3,8 @@
 At most as many episodes as the farm has room for go on at once, and the next one starts when one ends. In each round
 all actions are taken, workers in parallel; then all episodes that need a reply get it in one batch. Replies and
 outcomes are journaled: a finished episode costs no model call and no environment in a later run, and one that was in
-the middle is played again in a fresh environment only when a new action has to be taken. An environment that then
-answers differently from before ends the episode (`drift`): two courses of events are never mixed.
+the middle is played again in a fresh environment only when a new action has to be taken. Where an environment then
+answers differently from before (`drift`), the episode starts anew: two courses of events are never mixed.
 
 Failures of environments (exceptions, ended processes, steps that hang) cost the episode one of its attempts and nothing
 else; they are never journaled. A reward of None says that nothing is known about what the agent would have got.
@@ -19,7 +19,7 @@ from functools import partial
 
 from prefopt.agents.demonstration import Show
 from prefopt.agents.environment import Outcome, Task
-from prefopt.agents.episode import Episode, difference
+from prefopt.agents.episode import Episode, differ
 from prefopt.agents.farm import Farm
 from prefopt.agents.formats import REACT, Format, opening
 from prefopt.agents.outcomes import Outcomes
@@ -269,17 +269,22 @@ def _recall(episode: Episode, outcomes: Outcomes, replies: _Replies) -> None:
 def _act(episodes: Sequence[Episode], farm: Farm, outcomes: Outcomes, attempts: int) -> None:
     """One action in every episode, workers in parallel; in a fresh environment, all of them are taken again."""
     plays = [Play(episode.owner, episode.task, tuple(episode.actions)) for episode in episodes]
+    drifted: list[Episode] = []
     for index, played in farm.play(plays):
         episode = episodes[index]
         if played.failure:
             episode.fail(played.failure, attempts)
             continue
         known = episode.outcomes[played.first :]
-        changed = difference(known, played.outcomes)
-        if changed:
+        if differ(known, played.outcomes):
             farm.counts["drift"] += 1
-            episode.end("error", changed)
+            drifted.append(episode)
             continue
         for outcome in played.outcomes[len(known) :]:
             outcomes.keep(episode.task, episode.sample, episode.actions, outcome)
             episode.take_outcome(outcome)
+    farm.release({episode.owner for episode in drifted})
+    # No end of the episode: environments are played again only after a failure or a stop, which are few.
+    for episode in drifted:
+        outcomes.start_anew(episode.task, episode.sample)
+        episode.start_anew()

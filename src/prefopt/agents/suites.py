@@ -14,6 +14,7 @@ from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
 import prefopt.agents.environments
 from prefopt.agents.environment import Suite
+from prefopt.agents.own_suite import checked_suite
 from prefopt.config import unknown_name
 from prefopt.errors import ConfigError, PrefoptError
 from prefopt.values import JsonValue, describe
@@ -35,12 +36,12 @@ def find_suite(name: str, options: Mapping[str, JsonValue] | None = None) -> Sui
 
     Args:
         name: one of `suite_names`, or `package.module:Class` for one of your own: a dataclass that has what
-            `prefopt.agents.environment.Suite` asks for.
+            `prefopt.agents.environment.Suite` asks for. It is returned with checks around it (`OwnSuite`).
         options: values of its fields; each has to be of the type that the field is annotated with.
 
     Raises:
-        ConfigError: no such environment, or one that cannot be imported or lacks something; an option that it does not
-            have, that has another type, or that it refuses.
+        ConfigError: no such environment, or one that cannot be imported, lacks something, or breaks a promise of
+            `Suite`; an option that it does not have, that has another type, or that it refuses.
     """
     made = _class(name)
     known = [field.name for field in fields(cast("Any", made)) if field.init]
@@ -64,7 +65,7 @@ def find_suite(name: str, options: Mapping[str, JsonValue] | None = None) -> Sui
         raise ConfigError(
             f"environment {name}: {made.__name__} has no {', '.join(missing)}; a suite needs {', '.join(_ASKED_FOR)}"
         )
-    return cast("Suite", suite)
+    return checked_suite(suite, name) if ":" in name else cast("Suite", suite)
 
 
 def _checked(name: str, made: type, given: Mapping[str, JsonValue]) -> dict[str, object]:

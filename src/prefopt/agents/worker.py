@@ -2,9 +2,10 @@
 
 The process is started afresh and imports neither torch nor transformers. It forks once, before it imports anything of
 the environment: the child holds the environments, the parent (the *keeper*) only waits. When the main process is gone
-or the child has ended, the keeper kills the whole process group, itself and everything the environments have started
-included, whatever they are in the middle of. Orders and answers are JSON lines on pipes of their own, which nothing
-that a library prints can reach. The main process's side is `prefopt.agents.worker_process`.
+or the child has ended, the keeper kills the whole process group, itself and the programs that the environments have
+started included, whatever they are in the middle of. Only a program that leaves the group (`start_new_session`) is out
+of its reach: an environment that starts one has to end it in `close`. Orders and answers are JSON lines on pipes of
+their own, which nothing that a library prints can reach. The main process's side is `prefopt.agents.worker_process`.
 
 An order is `{"slot", "task", "actions", "expert"}`: with a task, an episode starts; then the actions are taken until
 the environment says that the episode is over. Every result is answered at once, so that the main process knows which
@@ -226,12 +227,28 @@ def _checked(outcome: Outcome) -> Answer:
     Raises:
         TypeError, ValueError: it is none.
     """
-    observation, reward, done, success = cast("tuple[object, float, bool, bool]", outcome)
+    observation, reward, done, success = cast("tuple[object, float, object, object]", outcome)
     if not isinstance(observation, str):
         raise TypeError(f"the observation is of type {type(observation).__name__}, not a text")
     if not math.isfinite(reward):
         raise ValueError(f"the reward is {reward}, not a finite number")
-    return ["outcome", repaired(observation), float(reward), bool(done), bool(success)]
+    return [
+        "outcome",
+        repaired(observation),
+        float(reward),
+        _flag(done, "done"),
+        _flag(success, "success"),
+    ]
+
+
+def _flag(value: object, name: str) -> bool:
+    """The value, which has to be true or false: the text "False" is neither."""
+    if isinstance(value, bool):
+        return value
+    numpy = sys.modules.get("numpy")  # imported where an environment uses it
+    if numpy is None or not isinstance(value, numpy.bool_):
+        raise TypeError(f"{name} is of type {type(value).__name__}, not true or false")
+    return bool(value)
 
 
 def _words(error: BaseException) -> str:

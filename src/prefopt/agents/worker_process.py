@@ -1,7 +1,7 @@
 """The main process's side of a worker: starting it, orders to it, answers from it, and its end. No scheduling.
 
-Whatever the worker is doing, `kill` ends it and everything it has started; nothing here waits for a worker longer than
-a stated time. The inside is `prefopt.agents.worker`.
+Whatever the worker is doing, `kill` ends it and the programs it has started, but for those that have left its process
+group; nothing here waits for a worker longer than a stated time. The inside is `prefopt.agents.worker`.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ class WorkerProcess:
             time.sleep(0.002)
 
     def kill(self) -> None:
-        """End it and everything it has started; doing so twice is allowed."""
+        """End it and everything in its process group; doing so twice is allowed."""
         if self._process.returncode is None:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)

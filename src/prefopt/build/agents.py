@@ -6,7 +6,7 @@ experts.jsonl        experts' trajectories as records: what supervised training 
 trajectories.jsonl   the policy's roll-outs, whole
 pairs.jsonl          what `prefopt train` reads
 held-out.jsonl       pairs (without roll-outs: experts) of the tasks that are held out, if any
-counts.json          what became of every trajectory, and what happened to the environments
+counts.json          what became of every trajectory, what happened to the environments, why experts failed
 """
 
 from __future__ import annotations
@@ -22,21 +22,28 @@ from pydantic import JsonValue as Json
 
 from prefopt.agents.environment import Suite, Task
 from prefopt.agents.examples import worked_example
+from prefopt.agents.failures import troubles
 from prefopt.agents.farm import Farm
 from prefopt.agents.formats import find_format
 from prefopt.agents.rollouts import Rollouts, demonstrate, roll_out
 from prefopt.agents.suites import find_suite
 from prefopt.agents.trajectory import Trajectory, trajectory_to_json
 from prefopt.build.experts import (
+    FAILED,
     LEARNABLE,
+    MISSING,
     UNSOLVED,
     UNSOLVED_CHOSEN,
+    count_missing,
     count_unsolved_chosen,
+    failures_of,
     is_unsolved,
     is_usable,
     read_experts,
     require_same_start,
+    tell_failures,
     tell_unsolved,
+    why_none,
 )
 from prefopt.build.folder import COUNTS, HELD_OUT, BuildFolder, open_build, tell
 from prefopt.build.held_out import belongs_to_share
@@ -188,6 +195,7 @@ def build_trajectories(section: AgentBuild, config: RunConfig) -> Path:
     ):
         stage = _stage(section, _Stage(suite, farm, tasks, section.played(), build))
         experts = _experts(section, stage)
+        tell_failures(experts, "experts", file=section.experts)
         unsolved = [e for e in experts if is_unsolved(e, in_file=section.experts is not None)]
         tell_unsolved(unsolved, len(experts), keep=section.keep_unsolved)
         if section.rollouts:
@@ -199,27 +207,44 @@ def build_trajectories(section: AgentBuild, config: RunConfig) -> Path:
         learnable = [expert_record(expert) for expert in taught]
         counts = Counter({"tasks": len(stage.tasks), **made.counts})
         counts.update(+Counter({UNSOLVED_CHOSEN: count_unsolved_chosen(made.records, unsolved)}))
+        lost = {FAILED: len(failures_of(experts)), MISSING: count_missing(experts)}
+        counts.update(+Counter(lost))
         counts[UNSOLVED] = len(unsolved)
         counts[LEARNABLE] = len(learnable)
-        return _write(section, stage, made._replace(counts=counts), learnable)
+        _tell_and_count(stage, counts, experts)
+        return _write(section, stage, made._replace(counts=counts), learnable, experts)
+
+
+def _tell_and_count(stage: _Stage, counts: Counter[str], experts: Sequence[Trajectory]) -> None:
+    """What became of everything, on the screen and in its file."""
+    events = troubles(stage.farm.counts)
+    if events:
+        say(events)
+    tell(counts)
+    facts = {"counts": dict(counts), "environment": dict(stage.farm.counts)}
+    failed = {expert.task.id: expert.reason for expert in failures_of(experts)}
+    stage.build.write_facts(COUNTS, {**facts, **({"failed_experts": failed} if failed else {})})
 
 
 def _write(
-    section: AgentBuild, stage: _Stage, made: TrajectoryPairs, learnable: Sequence[Preference]
+    section: AgentBuild,
+    stage: _Stage,
+    made: TrajectoryPairs,
+    learnable: Sequence[Preference],
+    experts: Sequence[Trajectory],
 ) -> Path:
-    """All files but the roll-outs; returns the one that is trained on."""
-    build, counts = stage.build, made.counts
-    tell(counts)
-    build.write_facts(COUNTS, {"counts": dict(counts), "environment": dict(stage.farm.counts)})
+    """The files that are trained on; returns the main one."""
+    build = stage.build
     build.write_records(EXPERTS_FILE, _split(learnable, section)[0])
     kept, held_out = _split(made.records if section.rollouts else learnable, section)
     build.write_records(HELD_OUT, held_out)
     if not kept:
         (build.path / PAIRS).unlink(missing_ok=True)  # of a build in which more episodes succeeded
-        raise RecordError(_why_nothing(build.path, counts, section, held_out))
+        why = _why_nothing(made.counts, section, held_out, experts)
+        raise RecordError(f"{build.path}: {why}")
     if section.rollouts:
         build.write_records(PAIRS, kept)
-    return _say_where(build.path, kept, section)
+    return _say_where(build.path, kept, held_out, section)
 
 
 def _stage(section: AgentBuild, bare: _Stage) -> _Stage:
@@ -250,7 +275,8 @@ def _experts(section: AgentBuild, stage: _Stage) -> list[Trajectory]:
                 stage.tasks, stage.farm, stage.settings, journal=journal, progress=tick
             )
     if section.rollouts and not any(map(is_usable, found)):
-        raise RecordError(_why_no_expert(stage.build.path, len(found), section))
+        why = why_none(found, 0, environment=section.environment, file=file)
+        raise RecordError(f"{stage.build.path}: {why}")
     return found
 
 
@@ -267,6 +293,7 @@ def _pairs(
             journal=stage.build.journal,
             progress=tick,
         )
+    tell_failures(found, "roll-outs")
     stage.build.write_rows(TRAJECTORIES_FILE, map(trajectory_to_json, found))
     return pair_trajectories(experts, found, section.paired())
 
@@ -281,34 +308,36 @@ def _split(
 
 
 def _why_nothing(
-    folder: Path, counts: Counter[str], section: AgentBuild, held_out: Sequence[Preference]
+    counts: Counter[str],
+    section: AgentBuild,
+    held_out: Sequence[Preference],
+    experts: Sequence[Trajectory],
 ) -> str:
     if held_out:
-        return f"{folder}: all records are held out; build.held_out {section.held_out} leaves none to train on"
-    if not section.rollouts and counts[UNSOLVED]:
         return (
-            f"{folder}: none of the {counts['experts']} experts solves its task; raise build.max_turns, or set "
-            "build.keep_unsolved to train on them all the same"
+            f"all records are held out; build.held_out {section.held_out} leaves none to train on"
         )
     if not section.rollouts:
-        return _why_no_expert(folder, counts["experts"], section)
+        environment, file = section.environment, section.experts
+        return why_none(experts, counts[UNSOLVED], environment=environment, file=file)
     reasons = [f"{fate} {counts[fate]}" for fate in FATES if counts[fate]]
     return (
-        f"{folder}: no pair could be made of {counts['roll-outs']} roll-outs ({'; '.join(reasons)}); more tasks, or "
-        "more samples at a higher temperature, may help"
+        f"no pair could be made of {counts['roll-outs']} roll-outs ({'; '.join(reasons)}); more tasks, or more samples "
+        "at a higher temperature, may help"
     )
 
 
-def _why_no_expert(folder: Path, count: int, section: AgentBuild) -> str:
-    return (
-        f"{folder}: no expert's trajectory can be trained on, of {count}; environment {section.environment} may have "
-        "none for these tasks: set build.experts to a file"
-    )
-
-
-def _say_where(folder: Path, kept: Sequence[Preference], section: AgentBuild) -> Path:
-    if not section.rollouts:
-        say(f"{len(kept):,} experts' trajectories: {folder / EXPERTS_FILE}")
-        return folder / EXPERTS_FILE
-    say(f"{sum(len(record.pairs) for record in kept):,} pairs: {folder / PAIRS}")
-    return folder / PAIRS
+def _say_where(
+    folder: Path, kept: Sequence[Preference], held_out: Sequence[Preference], section: AgentBuild
+) -> Path:
+    """The file that is trained on; and what was taken from it."""
+    file = folder / (PAIRS if section.rollouts else EXPERTS_FILE)
+    what = "pairs" if section.rollouts else "experts' trajectories"
+    sizes = [
+        sum(len(record.pairs) for record in group) if section.rollouts else len(group)
+        for group in (kept, held_out)
+    ]
+    say(f"{sizes[0]:,} {what}: {file}")
+    if held_out:
+        say(f"{sizes[1]:,} {what} of held-out tasks: {folder / HELD_OUT}")
+    return file

@@ -6,7 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
+from prefopt.agents.demonstration import NO_EXPERT
 from prefopt.agents.environment import Suite, Task
+from prefopt.agents.failures import first_of
 from prefopt.agents.farm import Farm
 from prefopt.agents.formats import opening
 from prefopt.agents.published import read_trajectories
@@ -18,6 +20,8 @@ from prefopt.progress import say
 from prefopt.records import Preference
 from prefopt.values import describe, quote
 
+FAILED = "experts without a reward: environment or planner failed"
+MISSING = "tasks for which there is no expert"
 UNSOLVED = "experts that do not solve their task"
 LEARNABLE = "experts that can be trained on"
 UNSOLVED_CHOSEN = "pairs that prefer an expert that does not solve its task"
@@ -28,6 +32,64 @@ _PLACES = frozenset({"game_file"})
 def is_usable(expert: Trajectory) -> bool:
     """Whether it can be compared with anything."""
     return expert.reward is not None and bool(expert.turns)
+
+
+def failures_of(found: Sequence[Trajectory]) -> list[Trajectory]:
+    """Those without a reward because something failed, and not because there is no expert for their task."""
+    return [t for t in found if t.reward is None and t.reason != NO_EXPERT]
+
+
+def count_missing(experts: Sequence[Trajectory]) -> int:
+    """Tasks for which the environment has no expert."""
+    return sum(e.reward is None and e.reason == NO_EXPERT for e in experts)
+
+
+def tell_failures(found: Sequence[Trajectory], what: str, *, file: str | None = None) -> None:
+    """Say how many experts or roll-outs have no reward, and why the first one has none.
+
+    Args:
+        found: all of them.
+        what: what they are called.
+        file: where they are from; None: they were played now, and are played again by the next build.
+    """
+    failed = failures_of(found)
+    if failed:
+        how = "failed" if file is None else f"of {file} have no reward"
+        again = "; the same command tries them again" if file is None else ""
+        say(f"{len(failed):,} of {len(found):,} {what} {how} (first: {first_of(failed)}){again}")
+
+
+def why_none(
+    experts: Sequence[Trajectory], unsolved: int, *, environment: str, file: str | None = None
+) -> str:
+    """Why no expert's trajectory can be trained on, and what to do about each reason.
+
+    Args:
+        experts: all of them.
+        unsolved: how many are left out because they do not solve their task.
+        environment: its name.
+        file: where they are from; None: the environment.
+    """
+    failed, missing = failures_of(experts), count_missing(experts)
+    silent = sum(e.reward is not None and not e.turns for e in experts)
+    reasons: list[str] = []
+    if failed:
+        how = "failed" if file is None else f"have no reward in {file}"
+        again = ", which the same command tries again" if file is None else ""
+        reasons.append(f"{len(failed)} {how} (first: {first_of(failed)}){again}")
+    if missing:
+        reasons.append(
+            f"environment {environment} has none for {missing} tasks: set build.experts to a file"
+        )
+    if unsolved:
+        reasons.append(
+            f"{unsolved} do not solve their task: raise build.max_turns, or set build.keep_unsolved to train on them "
+            "all the same"
+        )
+    if silent:
+        reasons.append(f"{silent} have no turn of the agent")
+    why = f": {'; '.join(reasons)}" if reasons else ""
+    return f"no expert's trajectory can be trained on, of {len(experts)}{why}"
 
 
 def is_unsolved(expert: Trajectory, *, in_file: bool) -> bool:

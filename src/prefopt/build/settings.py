@@ -31,7 +31,7 @@ INPUTS = "inputs.json"
 
 _WITHOUT_EFFECT = frozenset({
     "batch_size", "grader_workers", "output_dir", "concurrency", "timeout", "patience", "workers",
-    "api_key_variable", "rounds", "later_rounds",
+    "api_key_variable", "rounds", "later_rounds", "step_seconds",
 })  # fmt: skip
 """Keys that decide how fast the data are made, or where they go, and not what they are."""
 _OUTSIDE = (

@@ -89,7 +89,8 @@ def pair_trajectories(
 
     The records' scores are the rewards; `meta` names the task, its kind and, per response, `rewards`, `steps` (turns of
     the agent in the whole trajectory) and `samples` (number of the roll-out; null for the expert). A message that was
-    cut at the token limit gets no end token.
+    cut at the token limit gets no end token. Sides are compared as they are after the cut: of equal pairs the first one
+    counts, whatever the rewards of the others.
 
     Raises:
         RecordError: two experts for one task, or a roll-out that saw something else at the start of its task.
@@ -97,13 +98,15 @@ def pair_trajectories(
     counts: Counter[str] = Counter({EXPERTS: len(experts), ROLLOUTS: len(rollouts)})
     played = _by_task(rollouts)
     known = _unique(experts)
-    counts[NO_EXPERT] += sum(len(found) for task, found in played.items() if task not in known)
+    for task, found in played.items():
+        if task not in known:
+            _count_without_expert(found, counts)
     records: list[Preference] = []
     for task, expert in known.items():
         found = played.get(task, [])
         if expert.reward is None or not _trimmed(expert):
             counts[UNUSABLE] += 1
-            counts[NO_EXPERT] += len(found)
+            _count_without_expert(found, counts)
             continue
         usable = list(_usable(expert, found, settings, counts))
         picked = _pick(usable, settings)
@@ -148,6 +151,12 @@ def _by_task(rollouts: Sequence[Trajectory]) -> dict[str, list[Trajectory]]:
     return found
 
 
+def _count_without_expert(rollouts: Sequence[Trajectory], counts: Counter[str]) -> None:
+    """That a roll-out failed itself says more than that there is no expert to compare it with."""
+    for rollout in rollouts:
+        counts[NO_REWARD if rollout.reward is None else NO_EXPERT] += 1
+
+
 def _usable(
     expert: Trajectory,
     rollouts: Sequence[Trajectory],
@@ -178,7 +187,8 @@ def _fate(expert: Trajectory, rollout: Trajectory, settings: PairSettings) -> st
         return NO_TURN
     if abs(rollout.reward - expert.reward) <= settings.min_gap:
         return TIES
-    if turns == _trimmed(expert):
+    sides = _sides(expert, rollout, settings)
+    if sides.kept == _trimmed(sides.better):
         return IDENTICAL
     if settings.noise_filter == "none":
         return None
@@ -203,6 +213,26 @@ def _pick(usable: list[Trajectory], settings: PairSettings) -> list[Trajectory]:
     return [choose(usable, key=lambda trajectory: trajectory.reward or 0.0)]
 
 
+class _Sides(NamedTuple):
+    """A pair that is to be."""
+
+    better: Trajectory
+    worse: Trajectory
+    kept: tuple[Message, ...]
+    """Turns of the worse one that are left after the cut."""
+
+    @property
+    def texts(self) -> tuple[tuple[Message, ...], tuple[Message, ...]]:
+        """What is trained on."""
+        return _trimmed(self.better), self.kept
+
+
+def _sides(expert: Trajectory, rollout: Trajectory, settings: PairSettings) -> _Sides:
+    is_swapped = (rollout.reward or 0.0) > (expert.reward or 0.0)
+    better, worse = (rollout, expert) if is_swapped else (expert, rollout)
+    return _Sides(better, worse, cut_rejected(_trimmed(worse), _trimmed(better), settings))
+
+
 class _Responses:
     """The responses of a record; equal ones once."""
 
@@ -224,17 +254,20 @@ def _record(
     settings: PairSettings,
     counts: Counter[str],
 ) -> Preference:
-    made, pairs = _Responses(), []
+    made, pairs = _Responses(), list[Pair]()
+    seen: list[tuple[tuple[Message, ...], tuple[Message, ...]]] = []
     for rollout in rollouts:
-        is_swapped = (rollout.reward or 0.0) > (expert.reward or 0.0)
-        better, worse = (rollout, expert) if is_swapped else (expert, rollout)
-        kept = cut_rejected(_trimmed(worse), _trimmed(better), settings)
-        chosen = made.place(better, _response(better, _trimmed(better)))
-        rejected = made.place(worse, _response(worse, kept))
+        sides = _sides(expert, rollout, settings)
+        if sides.texts in seen:  # since the cut
+            counts[REPEATED] += 1
+            continue
+        seen.append(sides.texts)
+        chosen = made.place(sides.better, _response(sides.better, _trimmed(sides.better)))
+        rejected = made.place(sides.worse, _response(sides.worse, sides.kept))
         pairs.append(Pair(chosen, rejected))
         counts[PAIRS] += 1
-        counts[SWAPPED] += is_swapped
-        counts[CUT] += kept != _trimmed(worse)
+        counts[SWAPPED] += sides.better is rollout
+        counts[CUT] += sides.kept != _trimmed(sides.worse)
         counts[OTHER_INSTRUCTION] += rollout.opening != expert.opening
     return Preference(
         id=expert.task.id,

@@ -16,7 +16,6 @@ _GRADER = "math-verify"
 """What `prefopt eval` grades with where nothing else is said."""
 _MAX_NEW_TOKENS = 512
 _KINDS_SHOWN = 30
-_TROUBLES = ("crashes", "time-outs", "drift")
 _OWN = (
     "option",
     "split",
@@ -85,6 +84,7 @@ def run_agents(arguments: argparse.Namespace, server: Server | None) -> int:
     """Evaluate and print one table; returns 0."""
     settings = _settings(arguments, server)
 
+    from prefopt.evals.agent_remarks import comparison_line, doubts
     from prefopt.evals.agents import evaluate_agent
 
     found = evaluate_agent(
@@ -97,14 +97,10 @@ def run_agents(arguments: argparse.Namespace, server: Server | None) -> int:
     )
     _print_table(found)
     _print_kinds(found)
-    for remark in (*found.remarks, *_doubts(found)):
+    for remark in (*found.remarks, *doubts(found)):
         print(remark)
     for split, compared in zip(found.results, found.against, strict=False):
-        value, low, high = compared.reward
-        print(
-            f"{split.split} against {arguments.against}: {value:+.3f} average reward (95% interval {low:+.3f} to "
-            f"{high:+.3f}), {compared.gained} tasks gained, {compared.lost} lost, p = {compared.p:.3g} (McNemar)"
-        )
+        print(comparison_line(split.split, arguments.against, compared))
     print(f"results: {found.folder}")
     return 0
 
@@ -141,7 +137,7 @@ def _settings(arguments: argparse.Namespace, server: Server | None) -> AgentSett
 
 
 def _options(given: Sequence[str]) -> dict[str, JsonValue]:
-    """Values are read as in recipes: numbers, true, [lists]."""
+    """Values are read as in recipes: numbers, true, [lists]; what JSON does not know, such as a date, is a text."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 
@@ -153,12 +149,23 @@ def _options(given: Sequence[str]) -> dict[str, JsonValue]:
         if not (key and equals):
             raise ConfigError(f"--option {text}: write KEY=VALUE, such as --option doors=2")
         try:
-            found[key] = YAML(typ="safe", pure=True).load(value)
+            read = YAML(typ="safe", pure=True).load(value)
+            found[key] = read if _is_json(read) else value
         except YAMLError as error:
             raise ConfigError(
                 f"--option {text}: the value cannot be read ({str(error).splitlines()[0]}); quote it"
             ) from error
     return found
+
+
+def _is_json(value: object) -> bool:
+    import json
+
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _print_table(found: AgentEvaluation) -> None:
@@ -191,31 +198,3 @@ def _print_kinds(found: AgentEvaluation) -> None:
                 for kind, each in list(split.kinds.items())[:_KINDS_SHOWN]
             ]
             print(f"{split.split} by kind: " + ", ".join(shown))
-
-
-def _doubts(found: AgentEvaluation) -> list[str]:
-    """What should be known about the numbers."""
-    doubts: list[str] = []
-    troubles = [f"{found.events[name]} {name}" for name in _TROUBLES if found.events.get(name)]
-    if troubles:
-        doubts.append(f"environments: {', '.join(troubles)}; episodes were tried again")
-    for split in found.results:
-        if split.failures:
-            known = (
-                "none has one"
-                if split.rewarded is None
-                else f"the others have {split.rewarded.value:.3f} on average"
-            )
-            first = next(
-                t for t in found.trajectories if t.task.split == split.split and t.reward is None
-            )
-            doubts.append(
-                f"{split.split}: {split.failures} of {split.tasks} tasks got no reward and count 0; {known}. First "
-                f"{first.task.id!r}: {first.reason}. The same command tries them again"
-            )
-        if split.cut:
-            doubts.append(
-                f"{split.split}: {split.cut} of {split.tasks} episodes ended at the token limit or in a full context; "
-                "a higher --max-new-tokens may change the numbers"
-            )
-    return doubts

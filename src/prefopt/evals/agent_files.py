@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from prefopt.agents.environment import Task
 from prefopt.agents.trajectory import Trajectory, trajectory_from_json, trajectory_to_json
@@ -97,10 +98,19 @@ def read_episodes(folder: Path) -> dict[str, list[Trajectory]]:
     return found
 
 
+class EarlierAgent(NamedTuple):
+    """An evaluation on disk."""
+
+    episodes: Mapping[str, Sequence[Trajectory]]
+    """By split."""
+    settings: Mapping[str, JsonValue]
+    """Everything that decided its numbers."""
+
+
 def read_comparable(
     folder: Path, tasks: Mapping[str, Sequence[Task]], identity: str
-) -> dict[str, list[Trajectory]]:
-    """The episodes of an evaluation of exactly these tasks, by split.
+) -> EarlierAgent:
+    """The evaluation of exactly these tasks that a folder holds.
 
     Ids alone do not tell: under other options of an environment the same ids are other tasks.
 
@@ -114,8 +124,9 @@ def read_comparable(
         StorageError, RecordError: it cannot be read.
     """
     found = read_episodes(folder)
-    settings = read_facts(folder, RESULT_FILE).get("settings")
-    before = settings.get("environment_identity") if isinstance(settings, dict) else None
+    stated = read_facts(folder, RESULT_FILE).get("settings")
+    settings = stated if isinstance(stated, dict) else {}
+    before = settings.get("environment_identity")
     for split, wanted in tasks.items():
         played = [trajectory.task for trajectory in found.get(split, [])]
         if [task.id for task in played] != [task.id for task in wanted]:
@@ -131,4 +142,4 @@ def read_comparable(
                 f"{folder}: there {what} was another one, under other options or in another version of the "
                 "environment; evaluate both with the same ones"
             )
-    return found
+    return EarlierAgent(found, settings)

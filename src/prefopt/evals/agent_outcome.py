@@ -55,15 +55,20 @@ class SplitResult(NamedTuple):
 
 
 class AgentComparison(NamedTuple):
-    """Two evaluations of the same tasks, task by task."""
+    """Two evaluations of the same tasks, task by task; over those that have a reward in both."""
 
-    reward: Difference
-    """Of the average reward, second minus first, with its paired 95% bootstrap interval."""
+    reward: Difference | None
+    """Of the average reward, second minus first, with its paired 95% bootstrap interval; None where no task has one."""
     gained: int
     """Tasks that only the second solved."""
     lost: int
     p: float
     """Of gained and lost by McNemar's exact test."""
+    tasks: int
+    """Those that have a reward in both."""
+    failures: tuple[int, int]
+    """Tasks without one in the first and in the second: environment or server failed. They say nothing about who is
+    better."""
 
 
 def summarise(split: str, trajectories: Sequence[Trajectory]) -> SplitResult:
@@ -88,7 +93,7 @@ def summarise(split: str, trajectories: Sequence[Trajectory]) -> SplitResult:
         success=Share(solved, total, solved / total, *wilson(solved, total)),
         steps=sum(t.steps for t in trajectories) / total,
         format_errors=sum(t.format_errors for t in trajectories),
-        failures=total - len(known),
+        failures=_failures(trajectories),
         cut=sum(t.status in {"length", "context"} for t in trajectories),
         kinds=_by_kind(trajectories),
     )
@@ -123,10 +128,23 @@ def compare_agents(first: Sequence[Trajectory], second: Sequence[Trajectory]) ->
     """
     if [t.task.id for t in first] != [t.task.id for t in second]:
         raise ValueError("the sides are about different tasks")
-    solved = [(_is_solved(a), _is_solved(b)) for a, b in zip(first, second, strict=True)]
+    pairs = list(zip(first, second, strict=True))
+    known = [(a, b) for a, b in pairs if a.reward is not None and b.reward is not None]
+    solved = [(_is_solved(a), _is_solved(b)) for a, b in known]
     gained, lost = solved.count((False, True)), solved.count((True, False))
-    before, after = ([_reward(t) for t in side] for side in (first, second))
-    return AgentComparison(paired_bootstrap(before, after), gained, lost, mcnemar(gained, lost))
+    before, after = ([_reward(pair[side]) for pair in known] for side in (0, 1))
+    return AgentComparison(
+        reward=paired_bootstrap(before, after) if known else None,
+        gained=gained,
+        lost=lost,
+        p=mcnemar(gained, lost),
+        tasks=len(known),
+        failures=(_failures(first), _failures(second)),
+    )
+
+
+def _failures(trajectories: Sequence[Trajectory]) -> int:
+    return sum(t.reward is None for t in trajectories)
 
 
 def result_to_json(result: SplitResult) -> dict[str, JsonValue]:

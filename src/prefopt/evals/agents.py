@@ -20,13 +20,12 @@ from prefopt.agents.formats import find_format
 from prefopt.agents.rollouts import Rollouts, roll_out
 from prefopt.agents.suites import find_suite
 from prefopt.agents.trajectory import Trajectory
-from prefopt.config import load_recipe
-from prefopt.errors import ConfigError, PrefoptError
+from prefopt.errors import ConfigError
 from prefopt.evals.agent_files import RESULT_FILE, read_comparable, write_agent_evaluation
 from prefopt.evals.agent_outcome import AgentComparison, SplitResult, compare_agents, summarise
+from prefopt.evals.agent_remarks import condition_remarks, prompt_remarks
 from prefopt.evals.earlier import require_replaceable
 from prefopt.evals.target import (
-    RUN_FILE,
     Server,
     Target,
     choose_endpoint,
@@ -103,7 +102,8 @@ class AgentEvaluation(NamedTuple):
     folder: Path
     """Where the files are."""
     remarks: tuple[str, ...] = ()
-    """In what the prompt differs from the one that the run was trained with."""
+    """In what the prompt differs from the one that the run was trained with, and the settings from those of the
+    evaluation that this one is compared with; which task is left out."""
     against: tuple[AgentComparison, ...] = ()
     """For each split the comparison with the earlier evaluation, where that was asked for."""
     events: Mapping[str, int] = {}
@@ -125,6 +125,8 @@ class _Played(NamedTuple):
     tasks: Mapping[str, list[Task]]
     """By split."""
     settings: AgentSettings
+    remarks: tuple[str, ...]
+    """What is left out."""
 
 
 def evaluate_agent(
@@ -166,29 +168,44 @@ def evaluate_agent(
     found, events = _play(played, generator, folder)
     results = tuple(summarise(split, group) for split, group in found.items())
     write_agent_evaluation(folder, label, results, found, facts, events=events)
-    compared = (
-        ()
-        if before is None
-        else tuple(compare_agents(before[split], found[split]) for split in found)
-    )
+    remarks = [*played.remarks, *prompt_remarks(played.target.run, settings, played.suite)]
+    compared: tuple[AgentComparison, ...] = ()
+    if before is not None and against is not None:
+        remarks += condition_remarks(against, before.settings, facts)
+        compared = tuple(compare_agents(before.episodes[split], found[split]) for split in found)
     episodes = tuple(t for group in found.values() for t in group)
-    return AgentEvaluation(label, results, episodes, folder, _remarks(played), compared, events)
+    return AgentEvaluation(label, results, episodes, folder, tuple(remarks), compared, events)
 
 
 def _prepare(target: Target, settings: AgentSettings) -> _Played:
     suite = find_suite(settings.environment, settings.options)
-    tasks = tasks_of(suite, settings.splits, settings.limit)
+    tasks = tasks_of(suite, settings.splits, settings.limit, example=settings.example)
     find_format(settings.format)
-    return _Played(target, suite, tasks, settings)
+    remarks: tuple[str, ...] = ()
+    if settings.example and suite.splits[0] in tasks:
+        shown = _example_task(suite)
+        remarks = (
+            f"{shown.split}: task {shown.id!r} stands solved in every prompt and is left out",
+        )
+    return _Played(target, suite, tasks, settings, remarks)
 
 
-def tasks_of(suite: Suite, splits: Sequence[str], limit: int | None) -> dict[str, list[Task]]:
+def _example_task(suite: Suite) -> Task:
+    """As `worked_example` takes it."""
+    [shown] = suite.tasks(suite.splits[0], 1)
+    return shown
+
+
+def tasks_of(
+    suite: Suite, splits: Sequence[str], limit: int | None, *, example: bool
+) -> dict[str, list[Task]]:
     """The tasks of an evaluation by split.
 
     Args:
         suite: whose tasks.
         splits: none: all but the first, which is for training.
         limit: only the first tasks of each split.
+        example: whether the first task of the first split stands in the prompt with its solution, which leaves it out.
 
     Raises:
         ConfigError: no such split, or one given twice, or one with no tasks or fewer than the limit.
@@ -199,6 +216,15 @@ def tasks_of(suite: Suite, splits: Sequence[str], limit: int | None) -> dict[str
         what = "no split is given" if twice is None else f"split {twice!r} is given twice"
         raise ConfigError(f"environment {suite.name}: {what}; it has {', '.join(suite.splits)}")
     tasks = {split: suite.tasks(split, limit) for split in splits}
+    if example and suite.splits[0] in tasks:
+        shown = _example_task(suite)
+        left = [task for task in tasks[suite.splits[0]] if task.id != shown.id]
+        if not left:
+            raise ConfigError(
+                f"environment {suite.name}: split {suite.splits[0]!r} has no task but that of the worked example; take "
+                "more, or leave the example out (example: false, --no-example)"
+            )
+        tasks[suite.splits[0]] = left
     empty = next((split for split, found in tasks.items() if not found), None)
     if empty is not None:
         raise ConfigError(f"environment {suite.name}: split {empty!r} has no tasks")
@@ -259,36 +285,3 @@ def _play(played: _Played, generator: Generator, folder: Path) -> _Found:
                     tasks, generator, farm, rollouts, journal=journal, progress=tick
                 )
         return _Found(found, dict(farm.counts))
-
-
-def _remarks(played: _Played) -> tuple[str, ...]:
-    """Where a run was trained on trajectories with another prompt, or in another form of the environment."""
-    run, settings = played.target.run, played.settings
-    section = None if run is None else load_recipe(run / RUN_FILE).get("build")
-    if not isinstance(section, dict) or section.get("environment") != settings.environment:
-        return ()
-    now: dict[str, JsonValue] = {"format": settings.format, "example": settings.example}
-    before = section.get("environment_options")
-    options = dict(settings.options)
-    if isinstance(before, dict) and before != options and not _is_same_world(before, played):
-        now["environment_options"] = options
-    return tuple(
-        f"trained with {key} {section[key]!r}, evaluated with {value!r}: the agent sees another prompt or task"
-        for key, value in now.items()
-        if key in section and section[key] != value
-    )
-
-
-def _is_same_world(options: Mapping[str, JsonValue], played: _Played) -> bool:
-    """Whether an environment with these options shows an agent the same; how many tasks it has does not matter."""
-    try:
-        suite = find_suite(played.settings.environment, options)
-        shown = [(s.identity, s.instruction, _example_of(s, played)) for s in (suite, played.suite)]
-    except PrefoptError:  # options that are no longer taken
-        return False
-    return shown[0] == shown[1]
-
-
-def _example_of(suite: Suite, played: _Played) -> Sequence[Task]:
-    """The task whose solution stands in the prompt."""
-    return suite.tasks(suite.splits[0], 1) if played.settings.example else ()

@@ -11,6 +11,7 @@ from pydantic import Field
 from prefopt.agents.suites import find_suite
 from prefopt.config import Section
 from prefopt.errors import ConfigError
+from prefopt.evals.agent_remarks import doubts
 from prefopt.evals.agents import AgentSettings, evaluate_agent, tasks_of
 from prefopt.evals.settings import EvalSettings
 from prefopt.evals.suite import evaluate_files
@@ -33,6 +34,11 @@ class Acting(Protocol):
     @property
     def environment_options(self) -> Mapping[str, JsonValue]:
         """Its options."""
+        ...
+
+    @property
+    def example(self) -> bool:
+        """Whether its first training task stands in the prompt, solved."""
         ...
 
 
@@ -96,7 +102,7 @@ class AgentMeasure(Measure):
         """As `Measure`: the tasks are listed."""
         if acting is not None:
             suite = find_suite(acting.environment, acting.environment_options)
-            tasks_of(suite, self.splits or (), self.limit)
+            tasks_of(suite, self.splits or (), self.limit, example=acting.example)
 
 
 def measure_problems(section: ProblemMeasure, folder: Path) -> None:
@@ -115,8 +121,11 @@ def measure_problems(section: ProblemMeasure, folder: Path) -> None:
 
 def measure_agent(settings: AgentSettings, folder: Path) -> None:
     """Let the model of a run folder act, and write the results into the folder."""
-    for split in evaluate_agent(str(folder), settings, overwrite=True).results:
+    found = evaluate_agent(str(folder), settings, overwrite=True)
+    for split in found.results:
         solved = split.success
         say(
             f"{split.split}: reward {split.reward.value:.3f}, {solved.correct}/{solved.total} solved"
         )
+    for line in (*found.remarks, *doubts(found)):
+        say(line)
