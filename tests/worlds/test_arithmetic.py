@@ -5,11 +5,9 @@ import re
 from collections import Counter
 
 import pytest
-import torch
 
-from prefopt.errors import ConfigError, StorageError
-from prefopt.models.load import load_model
-from prefopt.records import Message, read_preferences
+from prefopt.errors import ConfigError
+from prefopt.records import Message
 from prefopt.worlds.arithmetic import (
     ArithmeticProblem,
     ArithmeticSettings,
@@ -169,31 +167,6 @@ def test_a_solution_cut_after_a_step_s_marker_keeps_its_tokens(world):
     first = tokenizer(prefix, add_special_tokens=False)["input_ids"]
     rest = tokenizer(RIGHT[len(prefix) :], add_special_tokens=False)["input_ids"]
     assert first + rest == whole
-
-
-def test_the_blank_model_is_an_ordinary_folder(world, tmp_path):
-    state = torch.get_rng_state()
-    folder = world.save_blank(tmp_path / "models" / "blank", seed=3)
-    assert torch.equal(torch.get_rng_state(), state)
-    loaded = load_model(folder)
-    assert loaded.model.config.model_type == "llama"
-    assert 0.2e6 < loaded.model.num_parameters() < 1e6
-    assert loaded.model.config.eos_token_id == loaded.tokenizer.eos_token_id
-    again, other = world.blank_model(3), world.blank_model(4)
-    for name, tensor in loaded.model.state_dict().items():
-        assert torch.equal(tensor, again.state_dict()[name])
-    assert not torch.equal(again.lm_head.weight, other.lm_head.weight)
-
-
-def test_the_corpus_file_is_read_back(tmp_path):
-    world = ArithmeticWorld(ArithmeticSettings(corpus_size=20))
-    path = world.write_sft_data(tmp_path / "data" / "corpus.jsonl")
-    found = read_preferences(path)
-    assert [(r.id, r.prompt, r.responses) for r in found] == [
-        (r.id, r.prompt, r.responses) for r in world.corpus()
-    ]
-    with pytest.raises(StorageError, match="cannot make its folder"):
-        world.write_sft_data(path / "corpus.jsonl")
 
 
 def test_equal_settings_make_equal_worlds():

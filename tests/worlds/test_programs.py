@@ -8,11 +8,8 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-import torch
 
-from prefopt.errors import ConfigError, SandboxError, StorageError
-from prefopt.models.load import load_model
-from prefopt.records import read_preferences
+from prefopt.errors import ConfigError, SandboxError
 from prefopt.text.blocks import (
     END_OF_MESSAGE,
     SPECIAL_TOKENS,
@@ -223,27 +220,6 @@ def test_every_text_is_made_of_its_tokens():
         *("<|code|>", "x = ", "7", "\n", "x = (", "2 * x", " + 13"),
         *(") % 20", "\nprint(x)", "<|endofblock|>"),
     ]
-
-
-def test_the_blank_model_is_an_ordinary_folder(world, tmp_path):
-    state = torch.get_rng_state()
-    loaded = load_model(world.save_blank(tmp_path / "models" / "blank", seed=3))
-    assert torch.equal(torch.get_rng_state(), state)
-    assert 0.2e6 < loaded.model.num_parameters() < 0.5e6
-    assert loaded.model.config.eos_token_id == loaded.tokenizer.eos_token_id
-    assert set(SPECIAL_TOKENS) <= set(loaded.tokenizer.all_special_tokens)
-    assert torch.equal(loaded.model.lm_head.weight, world.blank_model(3).lm_head.weight)
-
-
-def test_the_corpus_file_is_read_back(tmp_path):
-    world = ProgramWorld(ProgramSettings(corpus_size=20))
-    path = world.write_sft_data(tmp_path / "data" / "corpus.jsonl")
-    found = read_preferences(path)
-    assert [(r.id, r.prompt, r.responses) for r in found] == [
-        (r.id, r.prompt, r.responses) for r in world.corpus()
-    ]
-    with pytest.raises(StorageError, match="cannot make its folder"):
-        world.write_sft_data(path / "corpus.jsonl")
 
 
 def test_equal_settings_make_equal_worlds():

@@ -5,11 +5,9 @@ import random
 from statistics import mean
 
 import pytest
-import torch
 
-from prefopt.errors import ConfigError, StorageError
-from prefopt.models.load import load_model
-from prefopt.records import Message, read_preferences
+from prefopt.errors import ConfigError
+from prefopt.records import Message
 from prefopt.worlds.reviews import (
     ADJECTIVES,
     Content,
@@ -179,25 +177,6 @@ def test_every_text_is_made_of_its_tokens():
     ids = tokenizer("This comedy is not very good.", add_special_tokens=False)["input_ids"]
     words = ["This", " comedy", " is", " not", " very", " good", "."]
     assert tokenizer.convert_ids_to_tokens(ids) == words
-
-
-def test_the_blank_model_is_an_ordinary_folder(world, tmp_path):
-    state = torch.get_rng_state()
-    loaded = load_model(world.save_blank(tmp_path / "blank", seed=3))
-    assert torch.equal(torch.get_rng_state(), state)
-    assert 0.1e6 < loaded.model.num_parameters() < 0.4e6
-    assert torch.equal(loaded.model.lm_head.weight, world.blank_model(3).lm_head.weight)
-
-
-def test_the_corpus_file_is_read_back(tmp_path):
-    world = ReviewWorld(ReviewSettings(corpus_size=20))
-    path = world.write_sft_data(tmp_path / "data" / "corpus.jsonl")
-    found = read_preferences(path)
-    assert [(r.id, r.prompt, r.responses) for r in found] == [
-        (r.id, r.prompt, r.responses) for r in world.corpus()
-    ]
-    with pytest.raises(StorageError, match="cannot make its folder"):
-        world.write_sft_data(path / "corpus.jsonl")
 
 
 def test_equal_settings_make_equal_worlds():

@@ -6,14 +6,11 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
-import torch
 
 from prefopt.agents.environment import Move
 from prefopt.agents.environments.rooms import RoomsSuite, all_actions
 from prefopt.agents.formats import format_names
-from prefopt.errors import ConfigError, StorageError
-from prefopt.models.load import load_model
-from prefopt.records import read_preferences
+from prefopt.errors import ConfigError
 from prefopt.text.render import RenderSettings, render, tokenize
 from prefopt.worlds.rooms import RoomsSettings, RoomsWorld
 
@@ -136,25 +133,6 @@ def test_a_model_has_room_for_the_longest_task_and_as_much_junk(world, corpus):
         lengths.append(len(tokens) / len(said_by(record, "assistant")))
     most = max(task.max_turns for task in world.suite.tasks("train", 60))
     assert 2 * most * max(lengths) < world.blank_model().config.max_position_embeddings
-
-
-def test_the_blank_model_is_an_ordinary_folder(world, tmp_path):
-    state = torch.get_rng_state()
-    loaded = load_model(world.save_blank(tmp_path / "models" / "blank", seed=3))
-    assert torch.equal(torch.get_rng_state(), state)
-    assert 0.2e6 < loaded.model.num_parameters() < 0.5e6
-    assert loaded.model.config.eos_token_id == loaded.tokenizer.eos_token_id
-    assert torch.equal(loaded.model.lm_head.weight, world.blank_model(3).lm_head.weight)
-
-
-def test_the_corpus_file_is_read_back(world, corpus, tmp_path):
-    path = world.write_sft_data(tmp_path / "data" / "corpus.jsonl")
-    found = read_preferences(path)
-    assert [(r.id, r.prompt, r.responses) for r in found] == [
-        (r.id, r.prompt, r.responses) for r in corpus
-    ]
-    with pytest.raises(StorageError, match="cannot make its folder"):
-        world.write_sft_data(path / "corpus.jsonl")
 
 
 def test_equal_settings_make_equal_worlds(world, corpus):

@@ -8,32 +8,26 @@ Texts, tokenizer and untrained model are made here; training it is the business 
 
 from __future__ import annotations
 
-import hashlib
-import json
 import random
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from prefopt.errors import ConfigError
-from prefopt.models.save import save_model
 from prefopt.records import Message, Preference, Response
-from prefopt.values import JsonValue
-from prefopt.worlds.base import Split, belongs_to, tiny_llama, write_corpus
+from prefopt.worlds.base import Split, belongs_to
+from prefopt.worlds.text_world import ModelSize, TextWorld
 from prefopt.worlds.tokenizer import word_tokenizer
 
 if TYPE_CHECKING:
-    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
 _DIGITS = range(1, 10)
 _ANSWER = re.compile(r"^The answer is (\d+)", re.MULTILINE)
 _PATIENCE = 10_000
 """Draws without a new problem after which there are taken to be no more."""
-_EDITION = 1
-"""Raised when equal settings begin to make other texts, another tokenizer or another model."""
 
 
 class Fact(NamedTuple):
@@ -64,8 +58,8 @@ class Verdict(NamedTuple):
     its fault. None: all lines are right."""
 
 
-@dataclass(frozen=True, slots=True)
-class ArithmeticSettings:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArithmeticSettings(ModelSize):
     """What the world is made of. Equal settings make equal worlds."""
 
     modulus: int = 20
@@ -77,40 +71,30 @@ class ArithmeticSettings:
     """How often the corpus gives the wrong value of such a fact."""
     corpus_size: int = 14_400
     """Solved problems in the corpus."""
-    hidden_size: int = 128
-    layers: int = 2
     seed: int = 0
 
     def __post_init__(self) -> None:
-        wrong = [
+        rules = [
             (self.modulus < 2, "modulus", "use 2 or more"),
             (self.min_steps < 1, "min_steps", "use 1 or more"),
             (self.max_steps < self.min_steps, "max_steps", f"use at least {self.min_steps}"),
             (not 0 <= self.misconception_share <= 1, "misconception_share", "use 0 to 1"),
             (not 0 <= self.misconception_rate <= 1, "misconception_rate", "use 0 to 1"),
             (self.corpus_size < 1, "corpus_size", "use 1 or more"),
-            (self.hidden_size < 8 or self.hidden_size % 8, "hidden_size", "use a multiple of 8"),
-            (self.layers < 1, "layers", "use 1 or more"),
         ]
-        for bad, key, remedy in wrong:
-            if bad:
-                raise ConfigError(f"arithmetic world: {key} is {getattr(self, key)}; {remedy}")
+        self.refuse("arithmetic", rules)
 
 
-class ArithmeticWorld:
+class ArithmeticWorld(TextWorld[ArithmeticSettings]):
     """Problems, oracle, corpus, tokenizer and untrained model of one world."""
 
     name = "arithmetic"
+    positions = 256
 
     def __init__(self, settings: ArithmeticSettings | None = None) -> None:
-        self.settings = settings or ArithmeticSettings()
+        super().__init__(settings or ArithmeticSettings())
         self.misconceptions: Mapping[Fact, int] = _misconceptions(self.settings)
         """The facts that the corpus teaches wrongly, and the wrong result it teaches."""
-
-    def digest(self) -> str:
-        """Digest of everything that decides the trained base model, 16 hex digits: what to cache it under."""
-        facts = [asdict(self.settings), self.sft_settings(), _EDITION]
-        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
     def result(self, fact: Fact) -> int:
         """The right result of a fact."""
@@ -183,14 +167,6 @@ class ArithmeticWorld:
             response = Response(self.solution(problem, misled=rng))
             yield Preference(problem.id, problem.prompt, (response,))
 
-    def write_sft_data(self, path: Path | str) -> Path:
-        """The file `path` with the corpus, written whole or not at all; its folder is made.
-
-        Raises:
-            StorageError: it cannot be written.
-        """
-        return write_corpus(path, self.corpus())
-
     def tokenizer(self) -> PreTrainedTokenizerFast:
         """One token per number, per step number, and per signed operand (with ``=`` in steps)."""
         settings = self.settings
@@ -201,38 +177,6 @@ class ArithmeticWorld:
         # learnt in one step of attention, and training takes a third of the time.
         words += [_signed(o) + end for o in _operands() for end in ("", " =")]
         return word_tokenizer(words)
-
-    def blank_model(self, seed: int = 0) -> LlamaForCausalLM:
-        """A Llama of random weights; 0.35 million of them by default."""
-        settings = self.settings
-        return tiny_llama(
-            self.tokenizer(),
-            hidden_size=settings.hidden_size,
-            layers=settings.layers,
-            positions=256,
-            seed=seed,
-        )
-
-    def save_blank(self, folder: Path | str, *, seed: int = 0) -> Path:
-        """An ordinary Hugging Face folder with the untrained model and its tokenizer.
-
-        Raises:
-            StorageError: it cannot be written.
-        """
-        return save_model(self.blank_model(seed), self.tokenizer(), folder)
-
-    def sft_settings(self) -> dict[str, JsonValue]:
-        """Recipe values, by `RunConfig` key, with which `sft` trains the blank model on the corpus."""
-        return {
-            "learning_rate": 3e-3,
-            "lr_scheduler_type": "linear",
-            "warmup_ratio": 0.1,
-            "adam_beta2": 0.98,
-            "per_device_train_batch_size": 32,
-            "num_train_epochs": 1.0,
-            "max_length": 256,
-            "logging_steps": 25,
-        }
 
     def _facts(self, problem: ArithmeticProblem) -> Iterator[Fact]:
         value = problem.start

@@ -11,18 +11,14 @@ of the methods.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from prefopt.errors import ConfigError
-from prefopt.models.save import save_model
 from prefopt.records import Preference, Response
 from prefopt.text.blocks import (
     END_OF_MESSAGE,
@@ -32,19 +28,17 @@ from prefopt.text.blocks import (
     parse_blocks,
     serialise,
 )
-from prefopt.values import JsonValue
-from prefopt.worlds.base import Split, belongs_to, tiny_llama, write_corpus
+from prefopt.worlds.base import Split, belongs_to
 from prefopt.worlds.program_texts import OPERATIONS, Language, Use, broken, traceback
+from prefopt.worlds.text_world import ModelSize, TextWorld
 from prefopt.worlds.tokenizer import word_tokenizer
 
 if TYPE_CHECKING:
-    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
 _ANSWER = re.compile(r"The answer is (\d+)")
 _PATIENCE = 10_000
 """Draws without a new problem after which there are taken to be no more."""
-_EDITION = 1
-"""Raised when equal settings begin to make other texts, another tokenizer or another model."""
 
 
 class ProgramProblem(NamedTuple):
@@ -75,8 +69,8 @@ class ProgramVerdict(NamedTuple):
     None: no block is wrong, or the first wrong one is missing."""
 
 
-@dataclass(frozen=True, slots=True)
-class ProgramSettings:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProgramSettings(ModelSize):
     """What the world is made of. Equal settings make equal worlds."""
 
     modulus: int = 20
@@ -90,12 +84,10 @@ class ProgramSettings:
     """Part of the misconceptions whose code raises a NameError; the others compute something else."""
     corpus_size: int = 9600
     """Solved problems in the corpus."""
-    hidden_size: int = 128
-    layers: int = 2
     seed: int = 0
 
     def __post_init__(self) -> None:
-        wrong = [
+        rules = [
             (self.modulus < 3, "modulus", "use 3 or more"),
             (self.min_steps < 1, "min_steps", "use 1 or more"),
             (self.max_steps < self.min_steps, "max_steps", f"use at least {self.min_steps}"),
@@ -103,29 +95,21 @@ class ProgramSettings:
             (not 0 <= self.misconception_rate <= 1, "misconception_rate", "use 0 to 1"),
             (not 0 <= self.raising_share <= 1, "raising_share", "use 0 to 1"),
             (self.corpus_size < 1, "corpus_size", "use 1 or more"),
-            (self.hidden_size < 8 or self.hidden_size % 8, "hidden_size", "use a multiple of 8"),
-            (self.layers < 1, "layers", "use 1 or more"),
         ]
-        for bad, key, remedy in wrong:
-            if bad:
-                raise ConfigError(f"program world: {key} is {getattr(self, key)}; {remedy}")
+        self.refuse("program", rules)
 
 
-class ProgramWorld:
+class ProgramWorld(TextWorld[ProgramSettings]):
     """Problems, oracle, corpus, tokenizer and untrained model of one world."""
 
     name = "programs"
+    positions = 512
 
     def __init__(self, settings: ProgramSettings | None = None) -> None:
-        self.settings = settings or ProgramSettings()
+        super().__init__(settings or ProgramSettings())
         self.language = Language(self.settings.modulus)
         self.misconceptions: Mapping[Use, str] = _misconceptions(self.settings, self.language)
         """The operations whose code the corpus teaches wrongly, and the wrong expression it teaches."""
-
-    def digest(self) -> str:
-        """Digest of everything that decides the trained base model, 16 hex digits: what to cache it under."""
-        facts = [asdict(self.settings), self.sft_settings(), _EDITION]
-        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
     def problems(self, split: Split, count: int, *, seed: int = 0) -> list[ProgramProblem]:
         """The first `count` problems of a split, all different; a larger count continues the same list.
@@ -223,14 +207,6 @@ class ProgramWorld:
             text = serialise(self.solution(problem, misled=rng)) + END_OF_MESSAGE
             yield Preference(problem.id, problem.prompt, (Response(text),))
 
-    def write_sft_data(self, path: Path | str) -> Path:
-        """The file `path` with the corpus, written whole or not at all; its folder is made.
-
-        Raises:
-            StorageError: it cannot be written.
-        """
-        return write_corpus(path, self.corpus())
-
     def tokenizer(self) -> PreTrainedTokenizerFast:
         """One token per number, step number, operation and part of an expression.
 
@@ -243,37 +219,6 @@ class ProgramWorld:
         words += [f"{space}{n}" for n in range(settings.modulus) for space in ("", " ")]
         words += [f" {name}" for name in OPERATIONS]
         return word_tokenizer(list(dict.fromkeys(words)), special=SPECIAL_TOKENS)
-
-    def blank_model(self, seed: int = 0) -> LlamaForCausalLM:
-        """A Llama of random weights; 0.4 million of them by default."""
-        return tiny_llama(
-            self.tokenizer(),
-            hidden_size=self.settings.hidden_size,
-            layers=self.settings.layers,
-            positions=512,
-            seed=seed,
-        )
-
-    def save_blank(self, folder: Path | str, *, seed: int = 0) -> Path:
-        """An ordinary Hugging Face folder with the untrained model and its tokenizer.
-
-        Raises:
-            StorageError: it cannot be written.
-        """
-        return save_model(self.blank_model(seed), self.tokenizer(), folder)
-
-    def sft_settings(self) -> dict[str, JsonValue]:
-        """Recipe values, by `RunConfig` key, with which `sft` trains the blank model on the corpus."""
-        return {
-            "learning_rate": 3e-3,
-            "lr_scheduler_type": "linear",
-            "warmup_ratio": 0.1,
-            "adam_beta2": 0.98,
-            "per_device_train_batch_size": 32,
-            "num_train_epochs": 1.0,
-            "max_length": 512,
-            "logging_steps": 25,
-        }
 
     def _answers_rightly(self, problem: ProgramProblem, blocks: Sequence[Block]) -> bool:
         return (

@@ -9,26 +9,22 @@ business of the methods.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import permutations
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from prefopt.errors import ConfigError
-from prefopt.models.save import save_model
 from prefopt.records import Message, Preference, Response
-from prefopt.values import JsonValue
-from prefopt.worlds.base import Split, belongs_to, tiny_llama, write_corpus
+from prefopt.worlds.base import Split, belongs_to
+from prefopt.worlds.text_world import ModelSize, TextWorld
 from prefopt.worlds.tokenizer import word_tokenizer
 
 if TYPE_CHECKING:
-    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
 KINDS = ("comedy", "drama", "thriller", "western", "romance", "musical", "documentary", "fantasy")
 ASPECTS = (
@@ -56,8 +52,6 @@ _OPENING = re.compile(rf"This ({'|'.join(KINDS)}) is {_PHRASE}\.")
 _ASPECT = "|".join(ASPECTS)
 _REMARK = re.compile(rf"(?:The ({_ASPECT}) is|I find the ({_ASPECT})) {_PHRASE}\.")
 _BETWEEN_SENTENCES = re.compile(r"(?<=\.) ")
-_EDITION = 1
-"""Raised when equal settings begin to make other texts, another tokenizer or another model."""
 
 
 class ReviewPrompt(NamedTuple):
@@ -79,8 +73,8 @@ class Content(NamedTuple):
     aspects: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class ReviewSettings:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReviewSettings(ModelSize):
     """What the world is made of. Equal settings make equal worlds."""
 
     sharpness: float = 0.5
@@ -94,36 +88,28 @@ class ReviewSettings:
     corpus_size: int = 9600
     """Reviews in the corpus."""
     hidden_size: int = 96
-    layers: int = 2
     seed: int = 0
 
     def __post_init__(self) -> None:
-        wrong = [
+        rules = [
             (not 0 < self.sharpness < math.inf, "sharpness", "use more than 0"),
             (not 0 <= self.negation_rate <= 1, "negation_rate", "use 0 to 1"),
             (not 0 <= self.intensifier_rate <= 1, "intensifier_rate", "use 0 to 1"),
             (not 0 <= self.stray_rate <= 1, "stray_rate", "use 0 to 1"),
             (self.corpus_size < 1, "corpus_size", "use 1 or more"),
-            (self.hidden_size < 8 or self.hidden_size % 8, "hidden_size", "use a multiple of 8"),
-            (self.layers < 1, "layers", "use 1 or more"),
         ]
-        for bad, key, remedy in wrong:
-            if bad:
-                raise ConfigError(f"reviews world: {key} is {getattr(self, key)}; {remedy}")
+        self.refuse("reviews", rules)
 
 
-class ReviewWorld:
+class ReviewWorld(TextWorld[ReviewSettings]):
     """Prompts, reward, references, corpus, tokenizer and untrained model of one world."""
 
     name = "reviews"
+    positions = 128
+    epochs = 2.0
 
     def __init__(self, settings: ReviewSettings | None = None) -> None:
-        self.settings = settings or ReviewSettings()
-
-    def digest(self) -> str:
-        """Digest of everything that decides the trained base model, 16 hex digits: what to cache it under."""
-        facts = [asdict(self.settings), self.sft_settings(), _EDITION]
-        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+        super().__init__(settings or ReviewSettings())
 
     def prompts(self, split: Split, count: int, *, seed: int = 0) -> list[ReviewPrompt]:
         """The first `count` prompts of a split in the order of `seed`; a larger count continues the same list.
@@ -200,50 +186,11 @@ class ReviewWorld:
             question = (Message("user", _question(kind, aspects)),)
             yield Preference(f"corpus-{k + 1}", question, (Response(text),))
 
-    def write_sft_data(self, path: Path | str) -> Path:
-        """The file `path` with the corpus, written whole or not at all; its folder is made.
-
-        Raises:
-            StorageError: it cannot be written.
-        """
-        return write_corpus(path, self.corpus())
-
     def tokenizer(self) -> PreTrainedTokenizerFast:
         """One token per word, with the space before it, and per punctuation mark."""
         inner = [*KINDS, *ASPECTS, *ADJECTIVES, *INTENSIFIERS]
         inner += ["is", "not", "The", "I", "find", "the", "this"]
         return word_tokenizer(["This", "Review", ".", ":", ",", *(f" {word}" for word in inner)])
-
-    def blank_model(self, seed: int = 0) -> LlamaForCausalLM:
-        """A Llama of random weights; 0.2 million of them by default."""
-        return tiny_llama(
-            self.tokenizer(),
-            hidden_size=self.settings.hidden_size,
-            layers=self.settings.layers,
-            positions=128,
-            seed=seed,
-        )
-
-    def save_blank(self, folder: Path | str, *, seed: int = 0) -> Path:
-        """An ordinary Hugging Face folder with the untrained model and its tokenizer.
-
-        Raises:
-            StorageError: it cannot be written.
-        """
-        return save_model(self.blank_model(seed), self.tokenizer(), folder)
-
-    def sft_settings(self) -> dict[str, JsonValue]:
-        """Recipe values, by `RunConfig` key, with which `sft` trains the blank model on the corpus."""
-        return {
-            "learning_rate": 3e-3,
-            "lr_scheduler_type": "linear",
-            "warmup_ratio": 0.1,
-            "adam_beta2": 0.98,
-            "per_device_train_batch_size": 32,
-            "num_train_epochs": 2.0,
-            "max_length": 128,
-            "logging_steps": 25,
-        }
 
     def _prompt(self, id: str, kind: str, aspects: tuple[str, ...]) -> ReviewPrompt:
         question = _question(kind, aspects)

@@ -8,11 +8,8 @@ Playing, pairs and evaluation are the business of `prefopt.agents` and of the me
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from prefopt.agents.environment import Move, Task
@@ -25,15 +22,13 @@ from prefopt.agents.environments.rooms import (
 )
 from prefopt.agents.formats import Format, find_format, opening
 from prefopt.agents.layouts import COLOURS, DIRECTIONS, room_name
-from prefopt.errors import ConfigError
-from prefopt.models.save import save_model
 from prefopt.records import Message, Preference, Response
 from prefopt.values import JsonValue
-from prefopt.worlds.base import tiny_llama, write_corpus
+from prefopt.worlds.text_world import ModelSize, TextWorld
 from prefopt.worlds.tokenizer import word_tokenizer
 
 if TYPE_CHECKING:
-    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
 _POSITIONS = 1024
 """Room for the longest task and as many turns of junk."""
@@ -42,12 +37,10 @@ _MARK, _OTHER_MARK = "@1", "@2"
 _THOUGHTS = ("I go to the treasure in", *(f"I need the {colour} key in" for colour in COLOURS))
 _ANSWERS = ("You are in", "The treasure is in", FOUND, LOCKED, NO_SUCH)
 """How observations begin."""
-_EDITION = 1
-"""Raised when equal settings begin to make other texts, another tokenizer or another model."""
 
 
-@dataclass(frozen=True, slots=True)
-class RoomsSettings:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoomsSettings(ModelSize):
     """What the world is made of. Equal settings make equal worlds."""
 
     suite: RoomsSuite = field(default_factory=RoomsSuite)
@@ -58,35 +51,31 @@ class RoomsSettings:
     """Trajectories in the corpus, of the first tasks of the train split."""
     epochs: float = 2.0
     """Times that the base model sees each."""
-    hidden_size: int = 128
-    layers: int = 2
 
     def __post_init__(self) -> None:
-        wrong = [
+        rules = [
             (not 1 <= self.corpus_size <= self.suite.train_tasks, "corpus_size", f"use 1 to {self.suite.train_tasks}"),
             (self.epochs <= 0, "epochs", "use more than 0"),
-            (self.hidden_size < 8 or self.hidden_size % 8, "hidden_size", "use a multiple of 8"),
-            (self.layers < 1, "layers", "use 1 or more"),
         ]  # fmt: skip
-        for bad, key, remedy in wrong:
-            if bad:
-                raise ConfigError(f"rooms world: {key} is {getattr(self, key)}; {remedy}")
+        self.refuse("rooms", rules)
 
 
-class RoomsWorld:
+class RoomsWorld(TextWorld[RoomsSettings]):
     """Corpus, tokenizer and untrained model of the game."""
 
     name = "rooms"
+    positions = _POSITIONS
 
     def __init__(self, settings: RoomsSettings | None = None) -> None:
-        self.settings = settings or RoomsSettings()
+        super().__init__(settings or RoomsSettings())
+        self.epochs = self.settings.epochs
         self.suite = self.settings.suite
         self.format: Format = find_format(self.settings.format)
 
-    def digest(self) -> str:
-        """Digest of everything that decides the trained base model, 16 hex digits: what to cache it under."""
-        facts = [asdict(self.settings), self.sft_settings(), self.suite.identity, _EDITION]
-        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+    def facts(self) -> list[JsonValue]:
+        """The game belongs to them."""
+        *own, edition = super().facts()
+        return [*own, self.suite.identity, edition]
 
     def corpus(self) -> Iterator[Preference]:
         """The training corpus: an expert's trajectory for each of the first `corpus_size` tasks of the train split."""
@@ -103,14 +92,6 @@ class RoomsWorld:
             observation = game.step(move.action).observation
             turns += (self.format.write(move), self.format.observe(observation))
         return Preference(task.id, start, (Response(turns=tuple(turns[:-1])),))
-
-    def write_sft_data(self, path: Path | str) -> Path:
-        """The file `path` with the corpus, written whole or not at all; its folder is made.
-
-        Raises:
-            StorageError: it cannot be written.
-        """
-        return write_corpus(path, self.corpus())
 
     def tokenizer(self) -> PreTrainedTokenizerFast:
         """One token per room, action, thought and thing seen, and one for the whole instruction.
@@ -149,37 +130,6 @@ class RoomsWorld:
         notes = [f" The {c} key is in" for c in COLOURS]
         notes += [f" It is behind a {c} door." for c in COLOURS]
         return [*_ANSWERS, " You are in", *rooms, *sides, *keys, *notes]
-
-    def blank_model(self, seed: int = 0) -> LlamaForCausalLM:
-        """A Llama of random weights; 0.35 million of them by default."""
-        return tiny_llama(
-            self.tokenizer(),
-            hidden_size=self.settings.hidden_size,
-            layers=self.settings.layers,
-            positions=_POSITIONS,
-            seed=seed,
-        )
-
-    def save_blank(self, folder: Path | str, *, seed: int = 0) -> Path:
-        """An ordinary Hugging Face folder with the untrained model and its tokenizer.
-
-        Raises:
-            StorageError: it cannot be written.
-        """
-        return save_model(self.blank_model(seed), self.tokenizer(), folder)
-
-    def sft_settings(self) -> dict[str, JsonValue]:
-        """Recipe values, by `RunConfig` key, with which `sft` trains the blank model on the corpus."""
-        return {
-            "learning_rate": 3e-3,
-            "lr_scheduler_type": "linear",
-            "warmup_ratio": 0.1,
-            "adam_beta2": 0.98,
-            "per_device_train_batch_size": 32,
-            "num_train_epochs": self.settings.epochs,
-            "max_length": _POSITIONS,
-            "logging_steps": 25,
-        }
 
 
 def _around(text: str, mark: str = _MARK) -> tuple[str, str]:
