@@ -171,6 +171,17 @@ def test_equal_texts_and_equal_rewards_are_no_pairs() -> None:
     assert places(one_differs, 0.0, PairRule(min_margin=0.4)) == []
 
 
+def test_margins_that_rounding_can_make_are_ties() -> None:
+    rewards, texts = [[5e-8, 0.0], [0.3, 0.1]], [["ab", "cd"], ["ab", "cd"]]
+    lengths = [[2.0, 2.0], [2.0, 2.0]]
+    noisy = Candidates.of(rewards, lengths, texts, [[3e-8, 3e-8], [3e-8, 3e-8]])
+    found = choose(noisy, 0.0)
+    assert (found.group.tolist(), found.close) == ([1], 1)
+    assert len(choose(Candidates.of(rewards, lengths, texts), 0.0).group) == 2
+    wide = choose(noisy, 0.0, BEST_WORST._replace(min_margin=0.5))
+    assert wide.close == 2, "min_margin counts where it is more"
+
+
 def test_topk_pairs_the_ith_best_with_the_ith_worst() -> None:
     five = one([0.1, 0.9, 0.5, 0.3, 0.7], list("abcde"))
     assert places(five, 0.0, PairRule("topk", top=3)) == [(0, 1, 0), (0, 4, 3)]

@@ -156,6 +156,12 @@ def test_alpha_in_published_units_is_beta_times_it() -> None:
     assert section().bootstrap().alpha is None
 
 
+def test_answers_are_never_longer_than_training_reads() -> None:
+    for given, expected in ((None, 300), (200, 200), (300, 300)):
+        config = parse({**recipe(max_length=given), "max_length": 300}, DiceConfig)
+        assert build_of(config).longest(config) == expected
+
+
 def test_inputs_are_the_files_that_are_read() -> None:
     assert section().inputs() == ["pairs.jsonl"]
     assert section(prompts=["a", "b"], gamma=0.0, offline=None).inputs() == ["a", "b"]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from prefopt.build.replay import prompt_key, replay_mix, replay_sizes
+from prefopt.build.replay import count_pairs, prompt_key, question_key, replay_mix, replay_sizes
 from prefopt.records import Message, Pair, Preference, Response
 
 
@@ -77,3 +79,48 @@ def test_every_record_is_in_the_mix_or_left_over() -> None:
         assert len(mix.generated) + mix.left_over.generated == 4
         assert len(mix.offline) + mix.left_over.offline + mix.left_over.repeated == 6
         assert mix.left_over.repeated == 1
+
+
+def test_single_pairs_are_drawn_as_ever() -> None:
+    mix = replay_mix(pairs(12, "new"), pairs(10, "old", 6), gamma=0.5, seed=3)
+    assert " ".join(r.id for r in mix.records) == (
+        "new0 new4 new9 new10 new11 old7 old8 old13 old14 old15"
+    )
+
+
+@pytest.mark.parametrize(
+    ("gamma", "generated", "offline"),
+    [(0.5, 12, 12), (0.25, 18, 6), (0.75, 6, 18), (0.0, 40, 0), (1.0, 0, 24)],
+)
+def test_gamma_is_the_share_of_pairs_where_records_have_several(
+    gamma: float, generated: int, offline: int
+) -> None:
+    several = [replace(r, pairs=(Pair(0, 1), Pair(0, 1))) for r in pairs(20, "new")]
+    mix = replay_mix(several, pairs(24, "old", 500), gamma=gamma, seed=0)
+    assert (count_pairs(mix.generated), count_pairs(mix.offline)) == (generated, offline)
+    assert (len(mix.generated), mix.missing) == (generated // 2, 0)
+
+
+def test_records_of_unlike_numbers_of_pairs_are_taken_whole_and_never_too_many() -> None:
+    unlike = [replace(r, pairs=(Pair(0, 1),) * (1 + i % 3)) for i, r in enumerate(pairs(30, "new"))]
+    for seed in range(20):
+        mix = replay_mix(unlike, pairs(40, "old", 500), gamma=0.5, seed=seed)
+        new = count_pairs(mix.generated)
+        assert 15 <= new <= 20
+        assert count_pairs(mix.offline) == new
+
+
+def test_prompts_with_other_tools_or_prefixes_are_others_and_one_question() -> None:
+    (plain,) = pairs(1, "old")
+    others = [
+        plain,
+        replace(plain, prefix="Step 1"),
+        replace(plain, prefix="Step 2"),
+        replace(plain, meta={"tools": [{"name": "search"}]}),
+        replace(plain, meta={"chat_template_kwargs": {"enable_thinking": False}}),
+    ]
+    mix = replay_mix([], others, gamma=1, seed=0)
+    assert (len(mix.offline), mix.left_over.repeated) == (5, 0)
+    assert {question_key(record) for record in others} == {"prompt 0"}
+    same = replace(plain, meta={"tools": [], "source": "x"})
+    assert prompt_key(same) == prompt_key(plain) == "prompt 0"

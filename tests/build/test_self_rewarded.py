@@ -88,6 +88,18 @@ def test_equal_rewards_make_no_pair() -> None:
     assert (found.records, found.counts["pairs left out: margin too small"]) == ([], 1)
 
 
+def test_rewards_that_differ_by_rounding_make_no_pair() -> None:
+    (plain,) = [answered("p", {"one": 0.0, "two": 0.0})]
+    for gap, pairs in ((5e-7, 0), (1e-3, 1)):
+        scores = (
+            ImplicitScore(0.1 * gap, -60.0 + gap, -60.0, 3),
+            ImplicitScore(0.0, -50.0, -50.0, 3),
+        )
+        found = pair_by_reward([plain._replace(scores=scores)], LOOSE)
+        assert (len(found.records), found.counts["pairs of own answers"]) == (pairs, pairs)
+        assert found.counts["pairs left out: margin too small"] == 1 - pairs
+
+
 def test_prompts_with_too_few_rewarded_answers_are_left_out_and_counted() -> None:
     found = pair_by_reward(
         [

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from prefopt.cli.main import main
-from prefopt.records import read_preferences
+from prefopt.ledger import Ledger
+from prefopt.records import Pair, Preference, Response, read_preferences, write_preferences
+from prefopt.text.sources import load_preferences
 from tests.tiny import make_model_folder
 
 Row = dict[str, Any]
@@ -30,6 +34,21 @@ LABELS: list[Row] = [
 def models(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     root = tmp_path_factory.mktemp("models")
     return [str(make_model_folder(root / f"m{seed}", "llama", seed=seed)) for seed in (0, 1)]
+
+
+RANKED: list[Row] = [
+    {
+        "prompt": f"Tell {i}\n",
+        "responses": ["a b", "no " * 400, "b"],
+        "ranks": [3, 2, 1],
+    }
+    for i in range(4)
+]
+
+
+@pytest.fixture(scope="module")
+def third(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(make_model_folder(tmp_path_factory.mktemp("third") / "m2", "llama", seed=2))
 
 
 def write(path: Path, rows: list[Row]) -> Path:
@@ -94,6 +113,104 @@ def test_labels_are_compared_with_the_sign(
         True,
         False,
     ] * 2
+
+
+def score_again(models: list[str], source: Path, target: Path, *options: str) -> int:
+    words = ["score", str(source), "--policy", models[0], "--reference", models[1]]
+    return main([*words, "--output", str(target), *options])
+
+
+def test_ranks_do_not_stay_beside_the_new_scores(models: list[str], tmp_path: Path) -> None:
+    assert score(models, tmp_path, RANKED) == 0
+    out = tmp_path / "out.jsonl"
+    for record in read_preferences(out):
+        assert [r.rank for r in record.responses] == [None] * 3
+        assert [r.score is None for r in record.responses] == [False, True, False]
+        assert record.meta["given_ranks"] == [3, 2, 1]
+        assert "given_scores" not in record.meta
+    loaded = load_preferences(out, ledger=Ledger("out"), pairing="best_worst").preferences
+    for record in loaded:
+        (pair,) = record.pairs
+        chosen, rejected = (record.responses[k].score for k in (pair.chosen, pair.rejected))
+        assert chosen is not None and rejected is not None and chosen > rejected
+
+
+def test_what_people_said_outlives_any_number_of_scorings(
+    models: list[str], third: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, one, two = (tmp_path / name for name in ("in.jsonl", "one.jsonl", "two.jsonl"))
+    records = [
+        Preference(
+            "list", "Say\n", tuple(Response(t, score=s) for t, s in (("a", 3.0), ("b", 1.0)))
+        ),
+        Preference(
+            "ranks", "Say it\n", tuple(Response(t, rank=k) for t, k in (("a", 1), ("b", 2)))
+        ),
+        Preference("pair", "Go\n", (Response("a"), Response("b")), (Pair(1, 0, weight=2.0),)),
+    ]
+    write_preferences(source, records)
+    assert score_again(models, source, one, "--pairing", "best_worst") == 0
+    capsys.readouterr()
+    assert score_again([third, models[1]], source, two) == 0
+    straight = capsys.readouterr().out
+    assert score_again([third, models[1]], one, tmp_path / "again.jsonl") == 0
+    assert capsys.readouterr().out == straight, "compared with people, not with the first model"
+    scored, again = (read_preferences(p) for p in (two, tmp_path / "again.jsonl"))
+    first = read_preferences(one)
+    assert first[2].meta["given_pairs"] == [{"chosen": 1, "rejected": 0, "weight": 2.0}]
+    for before, direct, found in zip(first, scored, again, strict=True):
+        assert (found.responses, found.pairs) == (direct.responses, direct.pairs)
+        (earlier,) = cast("list[Row]", found.meta["earlier_rewards"])
+        assert earlier["policy"] == models[0] and earlier["pairing"] == "best_worst"
+        assert earlier["scores"] == [r.score for r in before.responses]
+        assert {**found.meta, "earlier_rewards": None} == {**direct.meta, "earlier_rewards": None}
+    assert again[0].meta["given_scores"] == [3.0, 1.0]
+    assert again[1].meta["given_ranks"] == [1, 2]
+    assert again[2].pairs == (Pair(1, 0, weight=2.0),)
+
+
+def test_a_key_of_ones_own_in_meta_is_not_overwritten(
+    models: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    two = (Response("a", score=1.0), Response("b", score=2.0))
+    source = tmp_path / "in.jsonl"
+    write_preferences(source, [Preference("r", "Say\n", two, meta={"given_scores": "mine"})])
+    assert score_again(models, source, tmp_path / "out.jsonl") == 2
+    assert "meta has given_scores already" in capsys.readouterr().err.splitlines()[-1]
+    broken: Row = {"given_scores": [1.0], "implicit_reward": {"beta": 0.1}}
+    write_preferences(source, [Preference("r", "Say\n", two, meta=broken)])
+    assert score_again(models, source, tmp_path / "out.jsonl") == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "'meta.given_scores' is a list of 1 items; give one for each of the 2 responses" in said
+
+
+def test_only_an_output_of_its_own_is_replaced(
+    models: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out.jsonl"
+    out.write_text("work of weeks\n")
+    assert score(models, tmp_path, PAIRS) == 2
+    assert "give another name, or --overwrite to replace it" in capsys.readouterr().err
+    assert out.read_text() == "work of weeks\n"
+    assert not (tmp_path / "out.jsonl.journal.sqlite").exists()
+    assert score(models, tmp_path, PAIRS, "--overwrite") == 0
+    assert len(read_preferences(out)) == 4
+    assert score(models, tmp_path, PAIRS[:2]) == 0, "its own"
+    assert len(read_preferences(out)) == 2
+
+
+def test_a_model_that_only_looks_like_another_is_refused(
+    models: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A weight that no text of these meets is another one."""
+    other = shutil.copytree(models[0], tmp_path / "other")
+    weights = load_file(other / "model.safetensors")
+    weights["model.embed_tokens.weight"][0] += 1e-3  # <bos>, which no prompt here begins with
+    save_file(weights, other / "model.safetensors", metadata={"format": "pt"})
+    assert score([models[0], str(other)], tmp_path, PAIRS) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "are the same model to all 8 responses" in said
+    assert not (tmp_path / "out.jsonl").exists()
 
 
 @pytest.mark.parametrize("reference", ["same", "gone"])

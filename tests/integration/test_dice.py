@@ -16,14 +16,20 @@ import pytest
 
 from prefopt.cli.main import main
 from prefopt.config import load_recipe
+from prefopt.models.load import LoraSettings, add_lora, load_model
 from prefopt.records import read_preferences
+from prefopt.report.dice import own_answers
+from prefopt.report.folder import read_runs
+from prefopt.report.numerals import MISSING
 from tests.integration.runs import (
     ENVIRONMENT,
     Row,
+    errors_in,
     losses,
     read_json,
     read_rows,
     string_pairs,
+    weight_bytes,
     write_rows,
 )
 from tests.tiny import make_model_folder, make_tokenizer
@@ -257,10 +263,189 @@ def test_kill_9_while_answering_and_under_either_model(
 
 
 def build_in_a_process(path: Path, limit: int) -> int:
+    return in_a_process(KILLED, str(limit), str(path))
+
+
+def in_a_process(script: str, *words: str) -> int:
     environment = {**os.environ, **ENVIRONMENT, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", KILLED, str(limit), str(path)]
+    command = [sys.executable, "-c", script, *words]
     done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, check=False)
     return done.returncode
+
+
+KILLED_RUN = """
+import os, signal, sys
+from prefopt.cli.main import main
+from prefopt.generate.journal import Journal
+from prefopt.runs import rounds
+from prefopt.train import loop
+
+places = {
+    "building": (Journal, "append"),
+    "before training": (rounds, "train_method"),
+    "in training": (loop, "write_checkpoint"),
+    "between rounds": (rounds, "_prepared"),
+}
+owner, name = places[sys.argv[1]]
+left, plain = int(sys.argv[2]), getattr(owner, name)
+
+def counted(*values, **named):
+    global left
+    if left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    left -= 1
+    return plain(*values, **named)
+
+setattr(owner, name, counted)
+sys.exit(main(["run", *sys.argv[3:]]))
+"""
+THREE_STEPS = ["build.rounds=2", "max_steps=3", "save_strategy=steps", "save_steps=1"]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(
+    models: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory
+) -> list[bytes]:
+    """The weights of both rounds."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    assert main(["run", str(recipe(folder, models)), *THREE_STEPS]) == 0
+    return weights_of_rounds(folder)
+
+
+def weights_of_rounds(folder: Path) -> list[bytes]:
+    return [weight_bytes(folder / "run" / f"round-{k}" / "model") for k in (1, 2)]
+
+
+@pytest.mark.parametrize(
+    ("stage", "before", "there", "not_yet"),
+    [
+        ("building", 30, "data/round-1/journal.sqlite", "data/round-1/pairs.jsonl"),
+        ("before training", 0, "data/round-1/pairs.jsonl", "run/round-1/run.yaml"),
+        ("in training", 2, "run/round-1/checkpoints/checkpoint-2", "run/round-1/finished.json"),
+        ("between rounds", 1, "run/round-1/finished.json", "data/round-2"),
+    ],
+    ids=["building", "before training", "in training", "between rounds"],
+)
+def test_kill_9_of_a_run_in_every_stage(
+    stage: str,
+    before: int,
+    there: str,
+    not_yet: str,
+    tmp_path: Path,
+    models: tuple[Path, Path],
+    uninterrupted: list[bytes],
+) -> None:
+    words = [str(recipe(tmp_path, models)), *THREE_STEPS]
+    assert in_a_process(KILLED_RUN, stage, str(before), *words) == -signal.SIGKILL
+    assert (tmp_path / there).exists() and not (tmp_path / not_yet).exists()
+    assert main(["run", *words]) == 0
+    assert weights_of_rounds(tmp_path) == uninterrupted
+    for number in (1, 2):
+        journal = tmp_path / "data" / f"round-{number}"
+        assert rows(journal) == 3 * PROMPTS * SAMPLES, "nothing twice"
+
+
+@pytest.fixture(scope="module")
+def finished(models: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two rounds, of which nothing may change."""
+    folder = tmp_path_factory.mktemp("finished")
+    assert main(["run", str(recipe(folder, models)), "build.rounds=2"]) == 0
+    return folder
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    files = [p for p in folder.rglob("*") if p.is_file() and "journal" not in p.name]
+    return {str(p.relative_to(folder)): p.read_bytes() for p in files}
+
+
+@pytest.mark.parametrize(
+    ("changes", "difference"),
+    [
+        (["build.alpha=0.01"], 'build.alpha: "auto" -> 0.01'),
+        (["build.gamma=0", "seed=7"], "seed: 42 -> 7; build.gamma: 0.5 -> 0.0"),
+        (["max_length=512"], "max_length: 1024 -> 512"),
+    ],
+)
+def test_other_settings_are_refused_before_data_are_replaced(
+    changes: list[str], difference: str, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = content(finished)
+    words = [str(finished / "recipe.yaml"), "build.rounds=2", *changes]
+    assert main(["run", *words]) == 2
+    (line,) = errors_in(capsys.readouterr().err)
+    assert f"run of other settings or data than this recipe's ({difference})" in line
+    assert f"{finished / 'run' / 'round-1'}: holds a finished run" in line
+    assert "pass --overwrite to start anew, or set another output_dir" in line
+    assert content(finished) == before
+
+
+def test_what_decides_nothing_can_be_changed_afterwards(finished: Path) -> None:
+    trained = weights_of_rounds(finished)
+    words = ["build.rounds=3", "build.batch_size=3", "build.later_rounds={build: {batch_size: 2}}"]
+    assert main(["run", str(finished / "recipe.yaml"), *words, "logging_steps=5"]) == 0
+    assert weights_of_rounds(finished) == trained
+    assert (finished / "run" / "round-3" / "finished.json").exists()
+
+
+def test_other_content_is_refused_and_overwriting_starts_anew(
+    tmp_path: Path, models: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = recipe(tmp_path, models)
+    assert main(["run", str(path)]) == 0
+    before = content(tmp_path)
+    offline = tmp_path / "offline.jsonl"
+    text = offline.read_text()
+    offline.write_text(text.replace("or so", "or more"))
+    assert main(["run", str(path)]) == 2
+    said = errors_in(capsys.readouterr().err)[0]
+    assert f"({offline}: its content is not what it was)" in said
+    offline.write_text(text)
+    assert content(tmp_path) == before
+    (tmp_path / "run" / "finished.json").unlink()  # begun, and without a checkpoint
+    assert main(["run", str(path), "build.alpha=0.01"]) == 2
+    assert "holds an unfinished run" in errors_in(capsys.readouterr().err)[0]
+    assert main(["run", str(path), "build.alpha=0.01", "--overwrite"]) == 0
+    assert read_json(tmp_path / "data" / "counts.json")["alpha"]["value"] == 0.01
+    assert load_recipe(tmp_path / "run" / "run.yaml")["build"]["alpha"] == 0.01  # pyright: ignore[reportIndexIssue, reportOptionalSubscript, reportArgumentType, reportCallIssue]
+
+
+def test_the_report_shows_no_numbers_of_another_build(
+    tmp_path: Path, models: tuple[Path, Path]
+) -> None:
+    path, run = recipe(tmp_path, models), tmp_path / "run"
+    assert main(["run", str(path)]) == 0
+    (row,) = own_answers(read_runs([run]))
+    assert row.cells[1] != MISSING and row.picture
+    assert main(["build", str(path), "build.batch_size=3"]) == 0
+    assert own_answers(read_runs([run])) == [row]
+    assert main(["build", str(path), "build.alpha=0.01"]) == 0
+    (row,) = own_answers(read_runs([run]))
+    assert row.cells[0] == "run (the build there has other settings)"
+    assert set(row.cells[1:]) == {MISSING} and not row.picture
+
+
+def test_answers_that_training_would_cut_have_no_reward(
+    tmp_path: Path, models: tuple[Path, Path]
+) -> None:
+    path = recipe(tmp_path, models, gamma=0)
+    words = [str(path), "build.max_new_tokens=20", "max_length=36"]
+    assert main(["run", *words]) == 0
+    counts = read_json(tmp_path / "data" / "counts.json")["counts"]
+    assert counts["samples without reward: truncated"] == 20
+    ledger = read_json(tmp_path / "run" / "data-ledger.json")["train"]
+    assert (ledger["kept"], ledger["cut"]) == (ledger["read"], 0)
+
+
+def test_an_adapter_that_was_not_trained_is_found_before_the_first_sample(
+    tmp_path: Path, models: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    loaded = load_model(str(models[0]))
+    add_lora(loaded.model, LoraSettings(r=2)).save_pretrained(str(tmp_path / "fresh"))
+    loaded.tokenizer.save_pretrained(tmp_path / "fresh")
+    path = recipe(tmp_path, (tmp_path / "fresh", models[0]), gamma=0)
+    assert main(["build", str(path)]) == 2
+    assert "have the same weights: every reward would be 0" in capsys.readouterr().err
+    assert rows(tmp_path / "data") == 0
 
 
 def texts(path: Path) -> list[Any]:

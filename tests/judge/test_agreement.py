@@ -24,3 +24,10 @@ def test_labels_agree_with_the_sign() -> None:
     records = [Preference("r", "p", (*labelled, Response("d")))]
     found = agreement_with_labels(records, {"r": [0.5, 0.1, None, 3.0]})
     assert found == Agreement(right=1, total=2, ties=0, missing=1)
+
+
+def test_a_score_of_0_repeats_neither_label() -> None:
+    labelled = tuple(Response(text, label=text == "a") for text in "abc")
+    records = [Preference("r", "p", labelled)]
+    found = agreement_with_labels(records, {"r": [0.0, 0.0, -0.5]})
+    assert found == Agreement(right=1, total=3, ties=2, missing=0)

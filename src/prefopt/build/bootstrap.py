@@ -36,6 +36,8 @@ class Candidates:
     """[G, K], in whatever unit alpha is per."""
     texts: Ints
     """[G, K]; equal numbers of one prompt are equal texts."""
+    noise: Floats | None = None
+    """[G, K] how far each reward may be off by rounding; None: not at all."""
 
     @classmethod
     def of(
@@ -43,17 +45,24 @@ class Candidates:
         rewards: Sequence[Sequence[float]],
         lengths: Sequence[Sequence[float]],
         texts: Sequence[Sequence[str]],
+        noise: Sequence[Sequence[float]] | None = None,
     ) -> Self:
         """From one list per prompt."""
         width = max([1, *map(len, rewards)])
         shape = (len(rewards), width)
-        found = cls(np.full(shape, np.nan), np.full(shape, np.nan), np.full(shape, -1))
-        for g, (r, n, t) in enumerate(zip(rewards, lengths, texts, strict=True)):
+        numbered = np.full(shape, -1)
+        for g, t in enumerate(texts):
             numbers = {text: k for k, text in enumerate(dict.fromkeys(t))}
-            found.rewards[g, : len(r)] = r
-            found.lengths[g, : len(n)] = n
-            found.texts[g, : len(t)] = [numbers[text] for text in t]
-        return found
+            numbered[g, : len(t)] = [numbers[text] for text in t]
+        rounded = None if noise is None else _filled(noise, shape)
+        return cls(_filled(rewards, shape), _filled(lengths, shape), numbered, rounded)
+
+
+def _filled(rows: Sequence[Sequence[float]], shape: tuple[int, int]) -> Floats:
+    found = np.full(shape, np.nan)
+    for g, row in enumerate(rows):
+        found[g, : len(row)] = row
+    return found
 
 
 class PairRule(NamedTuple):
@@ -83,11 +92,11 @@ class Chosen(NamedTuple):
     rejected: Ints
     """[P]"""
     margin: Floats
-    """[P] difference of the regularised rewards, above `min_margin`."""
+    """[P] difference of the regularised rewards, above `min_margin` and rounding."""
     equal: int
     """Pairs left out because the two texts are equal."""
     close: int
-    """Pairs left out because their margin is no larger than `min_margin`."""
+    """Pairs left out because their margin is no larger than `min_margin`, or than rounding can make it."""
 
 
 class AlphaPoint(NamedTuple):
@@ -125,8 +134,12 @@ def choose(candidates: Candidates, alpha: float, rule: PairRule = BEST_WORST) ->
     group, best, worst = group[there], best[there], worst[there]
     margin = scores[group, best] - scores[group, worst]
     equal = candidates.texts[group, best] == candidates.texts[group, worst]
-    # A tie is no preference, whatever the rule; comparisons with NaN are false.
-    close = ~equal & ~(margin > max(rule.min_margin, 0.0))
+    # A tie is no preference, whatever the rule, and what rounding alone can make of one is a tie too; comparisons with
+    # NaN are false.
+    least = np.full(len(margin), max(rule.min_margin, 0.0))
+    if candidates.noise is not None:
+        least = np.maximum(least, candidates.noise[group, best] + candidates.noise[group, worst])
+    close = ~equal & ~(margin > least)
     kept = ~equal & ~close
     return Chosen(
         group[kept], best[kept], worst[kept], margin[kept], int(equal.sum()), int(close.sum())

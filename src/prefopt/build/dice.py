@@ -54,7 +54,8 @@ class DiceBuild(BuildSection):
     max_characters: Count | None = 6699
     """Leave out longer answers; null: none."""
     max_length: Count | None = None
-    """Leave out answers longer than this with their prompt, in tokens; null: than the two models can read."""
+    """Leave out answers longer than this with their prompt, in tokens; null: than the recipe's max_length, at which
+    training cuts. Either way than the two models can read."""
     min_valid: Annotated[int, Field(ge=2)] = 8
     """Answers with a reward that a prompt needs, repeated ones included; prompts with fewer are left out."""
     beta: Positive = 0.1
@@ -78,7 +79,7 @@ class DiceBuild(BuildSection):
     min_margin: Annotated[float, Field(ge=0)] = 0.0
     """Leave out pairs whose regularised rewards differ by this or less."""
     gamma: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """Share of the mix that is earlier data; 0: only own answers, 1: only earlier data."""
+    """Share of the pairs of the mix that are earlier data; 0: only own answers, 1: only earlier data."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Source of the randomness of answers and draws."""
 
@@ -156,6 +157,10 @@ class DiceBuild(BuildSection):
             ),
         ]
         return [f"build: {text}" for broken, text in rules if broken]
+
+    def longest(self, config: RunConfig) -> int:
+        """Tokens of prompt and answer beyond which an answer has no reward, whatever the models can read."""
+        return self.max_length or config.max_length
 
     def bootstrap(self) -> BootstrapSettings:
         """How scored answers become pairs."""

@@ -24,7 +24,7 @@ from prefopt.build.dice import DiceBuild
 from prefopt.build.folder import COUNTS, HELD_OUT, BuildFolder, open_build, tell
 from prefopt.build.held_out import belongs_to_share
 from prefopt.build.parts import Shelf, own_writer
-from prefopt.build.replay import Mix, prompt_key, replay_mix
+from prefopt.build.replay import Mix, count_pairs, prompt_key, question_key, replay_mix
 from prefopt.build.self_rewarded import (
     Bootstrapped,
     ScoredAnswers,
@@ -36,11 +36,11 @@ from prefopt.build.settings import PAIRS
 from prefopt.config import RunConfig
 from prefopt.errors import RecordError
 from prefopt.judge.implicit import ImplicitReward, ScoringSettings
-from prefopt.judge.model_pair import Models, require_two_models
+from prefopt.judge.model_pair import Models, require_some_reward, require_two_models
 from prefopt.ledger import Ledger
 from prefopt.models.load import ModelSettings, load_model
 from prefopt.progress import counted, say
-from prefopt.records import Pair, Preference
+from prefopt.records import Preference
 from prefopt.text.prompt_files import FOR_TEMPLATES, load_prompts
 from prefopt.text.sources import load_preferences
 from prefopt.values import JsonValue
@@ -143,7 +143,7 @@ def _scored(
         shelf.config.model_name_or_path,
         section.previous,
         beta=section.beta,
-        settings=ScoringSettings(shelf.render, section.batch_size, section.max_length),
+        settings=ScoringSettings(shelf.render, section.batch_size, section.longest(shelf.config)),
         load=lambda name: load_model(
             name, _previous(section, shelf) if name == section.previous else shelf.settings(name)
         ),
@@ -151,6 +151,7 @@ def _scored(
     records = [each.record() for each in answers if each.responses]
     with counted("rewards") as tick:
         scores = reward.score(records, journal=build.journal, progress=tick) if records else {}
+    require_some_reward((score for found in scores.values() for score in found), reward.models)
     return [ScoredAnswers(each, scores.get(each.prompt.id, ())) for each in answers]
 
 
@@ -171,10 +172,12 @@ def _read(section: DiceBuild) -> _Data:
         read += load_preferences(
             file, columns=columns, ledger=ledger, pairing="best_worst"
         ).preferences
-    offline = [_one_pair(record) for record in read if record.pairs]
+    paired = [record for record in read if record.pairs]
+    offline = [_one_pair(record) for record in paired]
     if section.offline is not None:
         counts["offline rows"] = ledger.read
         counts["offline rows without a usable pair"] = ledger.read - len(offline)
+        counts["offline pairs after the first of their row"] = count_pairs(paired) - len(offline)
     if section.offline is not None and not offline:
         raise RecordError(
             f"build.offline {section.offline!r}: no row has a pair; give preference data"
@@ -187,13 +190,16 @@ def _read(section: DiceBuild) -> _Data:
 
 
 def _one_pair(record: Preference) -> Preference:
-    """The record with its first pair only; scores and ranks of other people are not on the scale of rewards."""
+    """The record with its first pair only, weight and margin with it.
+
+    Scores and ranks of other people are not on the scale of rewards.
+    """
     pair = record.pairs[0]
     sides = [
         replace(record.responses[k], score=None, rank=None, label=None)
         for k in (pair.chosen, pair.rejected)
     ]
-    return replace(record, responses=tuple(sides), pairs=(Pair(0, 1),))
+    return replace(record, responses=tuple(sides), pairs=(replace(pair, chosen=0, rejected=1),))
 
 
 def _asked(records: Sequence[Preference], counts: Counter[str]) -> list[Preference]:
@@ -225,8 +231,11 @@ def _distinct(records: Sequence[Preference]) -> list[Preference]:
 def _split(
     records: Sequence[Preference], share: float
 ) -> tuple[list[Preference], list[Preference]]:
-    """The records to train on and those held out; a record's side depends on its prompt alone."""
-    held = [belongs_to_share(prompt_key(record), share) for record in records]
+    """The records to train on and those held out; a record's side depends on its question alone.
+
+    Tools and prefix have no part in it, so that what is asked is never on both sides.
+    """
+    held = [belongs_to_share(question_key(record), share) for record in records]
     kept = [r for r, out in zip(records, held, strict=True) if not out]
     return kept, [r for r, out in zip(records, held, strict=True) if out]
 
@@ -239,11 +248,12 @@ def _counted(
         **({} if made is None else made.counts),
         "held-out prompts with pairs": len(held_out),
         "generated records in the mix": len(mix.generated),
+        "generated pairs in the mix": count_pairs(mix.generated),
         "generated records left over": mix.left_over.generated,
         "offline records in the mix": len(mix.offline),
         "offline records that repeat a prompt": mix.left_over.repeated,
         "offline records left over": mix.left_over.offline,
-        "offline records that the mix lacks": mix.missing,
+        "offline pairs that the mix lacks": mix.missing,
     }
 
 
@@ -266,7 +276,13 @@ def _why_nothing(counts: Mapping[str, int], section: DiceBuild) -> str:
         return "all pairs are of held-out prompts; use more prompts, or a smaller build.held_out"
     if counts["pairs of own answers"]:
         return f"the mix has room for no pair at gamma {section.gamma:g}; use more offline data, or less gamma"
+    lost = counts.get("samples without reward: truncated")
+    longer = (
+        f"; {lost:,} are longer with their prompt than max_length or a model can read"
+        if lost
+        else ""
+    )
     return (
-        "no pair could be made; the counts above say where answers were lost (a higher temperature, more samples or a "
-        "smaller build.min_valid may help)"
+        f"no pair could be made; the counts above say where answers were lost{longer} (a higher temperature, more "
+        "samples or a smaller build.min_valid may help)"
     )

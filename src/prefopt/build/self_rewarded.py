@@ -85,6 +85,7 @@ def pair_by_reward(scored: Sequence[ScoredAnswers], settings: BootstrapSettings)
         [[each.scores[k].reward or 0.0 for k in each.rewarded] for each in used],
         [[_length(each, k, settings) for k in each.rewarded] for each in used],
         [[each.answers.responses[k].text for k in each.rewarded] for each in used],
+        [[settings.beta * each.scores[k].noise for k in each.rewarded] for each in used],
     )
     fit = _fit(candidates, settings)
     chosen = choose(candidates, fit.alpha, settings.rule)

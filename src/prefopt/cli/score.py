@@ -42,6 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--output", required=True, metavar="OUT", help="JSON Lines file to write")
     parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace OUT even if this command has not written it",
+    )
+    parser.add_argument(
         "--pairing",
         choices=["best_vs_rest", "best_worst", "all", "adjacent"],
         help="write pairs by the new scores (default: the pairs that were there, none for lists)",
@@ -75,7 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Score, write and print; returns 0."""
     from prefopt.cli.analyse import model_folder
     from prefopt.judge.implicit import ImplicitReward, ScoringSettings
-    from prefopt.judge.model_pair import require_two_models
+    from prefopt.judge.model_pair import require_some_reward, require_two_models
     from prefopt.models.quiet import quiet_transformers
     from prefopt.progress import counted
 
@@ -95,6 +100,7 @@ def run(arguments: argparse.Namespace) -> int:
     require_two_models(reward.models, policy=settings, reference=settings)
     with _journal(target) as journal, quiet_transformers(), counted("scoring") as progress:
         scores = reward.score(records, journal=journal, progress=progress)
+    require_some_reward((score for found in scores.values() for score in found), reward.models)
     _write(target, records, scores, reward, arguments.pairing)
     print("\n".join(_summary(records, scores)))
     return 0
@@ -112,10 +118,19 @@ def _check(arguments: argparse.Namespace, target: Path) -> None:
         raise ConfigError(f"--output {target} is the input file; give another name")
     if target.is_dir():
         raise ConfigError(f"--output {target} is a folder; give the name of a file")
+    if target.is_file() and not _kept(target).exists() and not arguments.overwrite:
+        raise ConfigError(
+            f"--output {target} is there, and not from this command ({_kept(target).name} is not beside it): give "
+            "another name, or --overwrite to replace it"
+        )
 
 
 def _read(arguments: argparse.Namespace) -> list[Preference]:
-    """The records; lists get no pairs, for those by their annotations would contradict the new scores."""
+    """The records as people annotated them, though this command may have scored them before.
+
+    Lists get no pairs, for those by their annotations would contradict the new scores.
+    """
+    from prefopt.judge.rewarded import as_given
     from prefopt.ledger import Ledger
     from prefopt.progress import say
     from prefopt.text.sources import load_preferences
@@ -133,7 +148,7 @@ def _read(arguments: argparse.Namespace) -> list[Preference]:
     ledger.keep_undecided()
     for line in ledger.summary():
         say(line)
-    return records
+    return [as_given(record) for record in records]
 
 
 def _load(name: str, arguments: argparse.Namespace) -> LoadedModel:
@@ -159,7 +174,12 @@ def _journal(target: Path) -> Journal:
     from prefopt.generate.journal import Journal
     from prefopt.text.whole import is_stream
 
-    return Journal(":memory:" if is_stream(target) else f"{target}.journal.sqlite")
+    return Journal(":memory:" if is_stream(target) else _kept(target))
+
+
+def _kept(target: Path) -> Path:
+    """Where the log-probabilities of an output are kept."""
+    return target.with_name(f"{target.name}.journal.sqlite")
 
 
 def _write(
@@ -172,51 +192,16 @@ def _write(
     """The records in their order, whole or not at all; a pipe or device gets them one by one."""
     import json
 
+    from prefopt.judge.rewarded import with_reward
     from prefopt.records import preference_to_json
     from prefopt.text.whole import write_whole
 
     def lines() -> Iterator[str]:
         for record in records:
-            scored = _scored(record, scores[record.id], reward, pairing)
+            scored = with_reward(record, scores[record.id], reward, pairing=pairing)
             yield json.dumps(preference_to_json(scored), ensure_ascii=False) + "\n"
 
     write_whole(target, lines())
-
-
-def _scored(
-    record: Preference,
-    scores: Sequence[ImplicitScore],
-    reward: ImplicitReward,
-    pairing: str | None,
-) -> Preference:
-    """The record with the new scores; earlier ones and what the new ones are made of are in `meta`."""
-    from dataclasses import replace
-
-    from prefopt.records import JsonValue
-    from prefopt.text.pairing import pair_responses
-
-    responses = tuple(
-        replace(response, score=score.reward)
-        for response, score in zip(record.responses, scores, strict=True)
-    )
-    implicit: dict[str, JsonValue] = {
-        "policy": reward.models.policy,
-        "reference": reward.models.reference,
-        "beta": reward.beta,
-        "policy_logps": [score.policy for score in scores],
-        "reference_logps": [score.reference for score in scores],
-        "tokens": [score.tokens for score in scores],
-        "missing": [score.missing or None for score in scores],
-    }
-    given: list[JsonValue] = [response.score for response in record.responses]
-    earlier: dict[str, JsonValue] = (
-        {"given_scores": given} if any(value is not None for value in given) else {}
-    )
-    pairs = record.pairs
-    if pairing is not None:  # ranks of other people would decide where a score is missing
-        pairs = pair_responses([replace(response, rank=None) for response in responses], pairing)
-    meta = {**record.meta, "implicit_reward": implicit, **earlier}
-    return replace(record, responses=responses, pairs=pairs, meta=meta)
 
 
 def _summary(

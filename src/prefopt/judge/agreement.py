@@ -20,7 +20,7 @@ class Agreement(NamedTuple):
     total: int
     """Verdicts that the scores could be compared with, ties included."""
     ties: int
-    """Pairs whose two scores are equal; they count as not repeated."""
+    """Pairs whose two scores are equal, and labels of a score of 0; they count as not repeated."""
     missing: int
     """Verdicts about a response without a score; they are not in `total`."""
 
@@ -48,9 +48,9 @@ def agreement_with_pairs(records: Sequence[Preference], scores: Scores) -> Agree
 def agreement_with_labels(records: Sequence[Preference], scores: Scores) -> Agreement:
     """How often the score of a response is above 0 just where its label is "desirable".
 
-    0 is where an implicit reward says nothing: the policy finds the response as likely as the reference does.
+    0 is where an implicit reward says nothing, a tie: the policy finds the response as likely as the reference does.
     """
-    right = total = missing = 0
+    right = total = ties = missing = 0
     for record in records:
         for response, score in zip(record.responses, scores[record.id], strict=True):
             if response.label is None:
@@ -59,5 +59,6 @@ def agreement_with_labels(records: Sequence[Preference], scores: Scores) -> Agre
                 missing += 1
                 continue
             total += 1
-            right += (score > 0) == response.label
-    return Agreement(right, total, 0, missing)
+            ties += score == 0
+            right += score != 0 and (score > 0) == response.label
+    return Agreement(right, total, ties, missing)

@@ -36,6 +36,10 @@ Missing = Literal["", "truncated", "not finite", "no tokens"]
 """Why a response has no reward: with its prompt it is longer than a model can read or than is allowed; a
 log-probability is no finite number; there is nothing to score. Empty: it has one."""
 
+RESOLUTION = 2.0**-20
+"""Relative error of a log-probability: eight units in the last place of float32, in which it is computed. With weights
+in float32, rows batched in another way or a shared prompt change it by less; with others they can change it by more."""
+
 _RECORDS = 256
 """Records whose tokens are in memory together."""
 _AS_IT_IS = RenderSettings()
@@ -58,6 +62,13 @@ class ImplicitScore(NamedTuple):
     def truncated(self) -> bool:
         """Whether it was too long to be scored whole."""
         return self.missing == "truncated"
+
+    @property
+    def noise(self) -> float:
+        """How far ``policy - reference`` may be off by rounding alone, nats; 0 where one of them is missing."""
+        if self.policy is None or self.reference is None:
+            return 0.0
+        return RESOLUTION * (abs(self.policy) + abs(self.reference))
 
 
 @dataclass(frozen=True, slots=True)

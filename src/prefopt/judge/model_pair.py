@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -16,6 +18,8 @@ from prefopt.models.locate import ADAPTER_CONFIG, locate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
+
+    from prefopt.judge.implicit import ImplicitScore
 
 
 class Models(NamedTuple):
@@ -57,6 +61,25 @@ def require_two_models(models: Models, *, policy: ModelSettings, reference: Mode
         )
 
 
+def require_some_reward(scores: Iterable[ImplicitScore], models: Models) -> None:
+    """Nothing where a response has a reward that is more than rounding, or none has any.
+
+    Raises:
+        ModelError: every reward is nothing but rounding.
+    """
+    gaps = [
+        (abs(score.policy - score.reference), score.noise)
+        for score in scores
+        if score.reward is not None and score.policy is not None and score.reference is not None
+    ]
+    if gaps and all(gap <= noise for gap, noise in gaps):
+        raise ModelError(
+            f"policy {models.policy} and reference {models.reference} are the same model to all {len(gaps)} responses: "
+            f"their log-probabilities differ by {max(gaps)[0]:.1g} nats at most, which is rounding; use the model that "
+            "the policy was trained from"
+        )
+
+
 def require_one_vocabulary(
     policy: PreTrainedTokenizerFast, reference: PreTrainedTokenizerFast, models: Models
 ) -> None:
@@ -78,17 +101,47 @@ def require_one_vocabulary(
 
 
 def _same_weights(one: Path, other: Path) -> bool:
-    """Whether two folders hold the same weights, in whatever files; adapters count with the name of their base."""
+    """Whether two folders hold the same weights, in whatever files; adapters count with the name of their base.
+
+    An adapter that has not been trained yet is its base.
+    """
+    one, other = _trained(one), _trained(other)
     if one.resolve() == other.resolve():
         return True
     if _base(one) != _base(other):
         return False
     try:
-        ours, theirs = _places(one), _places(other)
-        same_names = bool(ours) and ours.keys() == theirs.keys()
-        return same_names and all(_equal(name, ours[name], theirs[name]) for name in ours)
-    except (OSError, SafetensorError):
+        ours, theirs = _Weights(one), _Weights(other)
+        same_names = bool(ours.places) and ours.places.keys() == theirs.places.keys()
+        return same_names and all(_equal(ours[name], theirs[name]) for name in ours.places)
+    except (OSError, SafetensorError, RuntimeError, UnpicklingError):
         return False  # loading says what is wrong with a file
+
+
+def _trained(folder: Path) -> Path:
+    """The folder; of an adapter all of whose products are 0, as LoRA starts, that of its base."""
+    base = _base(folder)
+    try:
+        return locate(base).folder if base and _adds_nothing(_Weights(folder)) else folder
+    except (ModelError, OSError, SafetensorError, RuntimeError, UnpicklingError):
+        return folder  # loading says what is wrong with it
+
+
+def _adds_nothing(adapter: _Weights) -> bool:
+    """Whether one factor of each product of an adapter is 0, and the adapter is made of nothing else."""
+    products: dict[str, list[str]] = {}
+    for name in adapter.places:
+        module = _FACTOR.sub("", name)
+        if module == name:
+            return False
+        products.setdefault(module, []).append(name)
+    return bool(products) and all(
+        len(factors) == 2 and any(not adapter[name].any() for name in factors)
+        for factors in products.values()
+    )
+
+
+_FACTOR = re.compile(r"\.lora_(?:embedding_)?[AB](?=\.|$)")
 
 
 def _base(folder: Path) -> str:
@@ -102,16 +155,29 @@ def _base(folder: Path) -> str:
         return str(folder)
 
 
-def _places(folder: Path) -> dict[str, Path]:
-    """Which file holds each weight."""
-    found: dict[str, Path] = {}
-    for file in sorted(folder.glob("*.safetensors")):
-        with safe_open(file, framework="pt") as weights:
-            found |= dict.fromkeys(weights.keys(), file)
-    return found
+class _Weights:
+    """The weights of a folder by name, read one at a time; of .bin files only where there are no .safetensors."""
+
+    def __init__(self, folder: Path) -> None:
+        self.places: dict[str, Path] = {}
+        self._pickled: dict[str, torch.Tensor] = {}
+        for file in sorted(folder.glob("*.safetensors")):
+            with safe_open(file, framework="pt") as weights:
+                self.places |= dict.fromkeys(weights.keys(), file)
+        for file in sorted(folder.glob("*model*.bin")) if not self.places else ():
+            found = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+            tied: set[int] = {tensor.data_ptr() for tensor in self._pickled.values()}
+            for name, tensor in found.items():
+                if tensor.data_ptr() not in tied:  # .safetensors hold tied weights once
+                    self._pickled[name], self.places[name] = tensor, file
+                    tied.add(tensor.data_ptr())
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        if name in self._pickled:
+            return self._pickled[name]
+        with safe_open(self.places[name], framework="pt") as weights:
+            return weights.get_tensor(name)
 
 
-def _equal(name: str, one: Path, other: Path) -> bool:
-    with safe_open(one, framework="pt") as ours, safe_open(other, framework="pt") as theirs:
-        a, b = ours.get_tensor(name), theirs.get_tensor(name)
-    return a.shape == b.shape and torch.equal(a.float(), b.float())
+def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return one.shape == other.shape and torch.equal(one.float(), other.float())

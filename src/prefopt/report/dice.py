@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from prefopt.config import load_recipe
+from prefopt.errors import ConfigError, StorageError
 from prefopt.report.folder import JsonObject, Run, number
 from prefopt.report.numerals import MISSING, decimal, percent
 
@@ -29,7 +31,10 @@ class OwnAnswers(NamedTuple):
 
 
 def own_answers(runs: Sequence[Run]) -> list[OwnAnswers]:
-    """One for each run whose build ranked its own answers and is still there, made with the model it started from."""
+    """One for each run whose build ranked its own answers and is still there, made with the model it started from.
+
+    Where a build with other settings is in its place, the row says so and has no numbers.
+    """
     return [found for run in runs if (found := _read(run)) is not None]
 
 
@@ -49,7 +54,35 @@ def _read(run: Run) -> OwnAnswers | None:
     if started != run.settings.get("model_name_or_path"):
         return None
     unit = str(_object(facts, "length").get("unit") or MISSING)
+    if _is_other(run, folder):
+        cells = [
+            f"{run.name} (the build there has other settings)",
+            *[MISSING] * (len(HEADER) - 1),
+        ]
+        return OwnAnswers(run.name, unit, cells, "")
     return OwnAnswers(run.name, unit, [run.name, *_cells(facts)], _picture(folder / "alpha.png"))
+
+
+_OF_BUILDS = (
+    "model_name_or_path", "model_revision", "tokenizer_name_or_path", "chat_template", "dtype", "prompt_format",
+    "response_separator", "max_length",
+)  # fmt: skip
+"""Keys outside the section `build` that decide what is built."""
+_WITHOUT_EFFECT = {"batch_size", "output_dir", "rounds", "later_rounds"}
+"""Keys of the section that do not."""
+
+
+def _is_other(run: Run, folder: Path) -> bool:
+    """Whether the build was made with other settings than the run has."""
+    try:
+        recipe = load_recipe(folder / "build.yaml")
+    except (ConfigError, StorageError):
+        return False  # an older build, of which nothing else is known
+    ours, theirs = _object(run.settings, "build"), _object(recipe, "build")
+    keys = (ours.keys() | theirs.keys()) - _WITHOUT_EFFECT
+    return any(ours.get(key) != theirs.get(key) for key in keys) or any(
+        run.settings.get(key) != recipe.get(key) for key in _OF_BUILDS
+    )
 
 
 def _cells(facts: JsonObject) -> list[str]:

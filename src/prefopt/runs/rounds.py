@@ -19,6 +19,7 @@ from prefopt.progress import say
 from prefopt.report.page import write_report
 from prefopt.runs.chain import going_on, written
 from prefopt.runs.method import Method, RunResult
+from prefopt.runs.same_data import require_same_data, section_of_run
 from prefopt.runs.train import train_method
 from prefopt.train.runtime import Runtime
 from prefopt.values import JsonValue
@@ -199,21 +200,30 @@ def _object(value: JsonValue) -> dict[str, JsonValue]:
 def _round(
     config: RunConfig, method: Method[RunConfig], number: int, runtime: Runtime
 ) -> RoundResult:
-    data, begun = runtime.on_main(lambda: _prepared(config, method))
-    # A run that was begun goes on, a finished one is returned; `--overwrite` starts it anew.
-    if begun and not config.resume_from_checkpoint:
-        config = config.model_copy(update={"resume_from_checkpoint": True})
-    result = train_method(config, method)
+    data, changes = runtime.on_main(lambda: _prepared(config, method))
+    result = train_method(config.model_copy(update=changes), method)
     runtime.on_main(lambda: _measure(config, method, result))
     return RoundResult(number, data, result)
 
 
-def _prepared(config: RunConfig, method: Method[RunConfig]) -> tuple[Path | None, bool]:
-    """The data of a round, and whether its training was begun before."""
-    data: Path | None = None
-    if section_of_build(config) is not None and method.build is not None:
-        data = method.build(config)
-    return data, Path(config.output_dir).exists() and not config.overwrite_output_dir
+def _prepared(
+    config: RunConfig, method: Method[RunConfig]
+) -> tuple[Path | None, dict[str, object]]:
+    """The data of a round, and the settings with which its training goes on where it was begun before.
+
+    A run that was begun is resumed, a finished one is returned; `--overwrite` starts it anew.
+    """
+    section = section_of_build(config)
+    begun = Path(config.output_dir).exists() and not config.overwrite_output_dir
+    changes: dict[str, object] = {}
+    if begun and not config.resume_from_checkpoint:
+        changes["resume_from_checkpoint"] = True
+    if section is None or method.build is None:
+        return None, changes
+    if begun:
+        require_same_data(config, section)
+        changes["build"] = section_of_run(config, section)
+    return method.build(config), changes
 
 
 def _measure(config: RunConfig, method: Method[RunConfig], result: RunResult) -> None:

@@ -159,9 +159,9 @@ def load_optimizer(checkpoint: Path) -> dict[str, object]:
 def check_identity(saved: Mapping[str, str], current: Mapping[str, str], checkpoint: Path) -> None:
     """Refuse to resume a run that is not the same one, listing every difference."""
     differences = [
-        f"{key}: {saved.get(key, '(absent)')} in the checkpoint, {current.get(key, '(absent)')} now"
+        line
         for key in sorted(set(saved) | set(current))
-        if saved.get(key) != current.get(key)
+        for line in _differences(key, saved.get(key, _ABSENT), current.get(key, _ABSENT))
     ]
     if differences:
         raise ResumeError(
@@ -170,6 +170,28 @@ def check_identity(saved: Mapping[str, str], current: Mapping[str, str], checkpo
             + ". Restore these settings, or start "
             "anew with --overwrite or another output_dir"
         )
+
+
+_ABSENT = "(absent)"
+
+
+def _differences(name: str, before: str, now: str) -> list[str]:
+    """How two facts differ; sections of the recipe key by key, so that one changed key does not show all the others."""
+    if before == now:
+        return []
+    if not (before.startswith("{") and now.startswith("{")):
+        return [f"{name}: {before} in the checkpoint, {now} now"]
+    one = cast("dict[str, object]", json.loads(before))
+    other = cast("dict[str, object]", json.loads(now))
+    return [
+        line
+        for key in {**one, **other}
+        for line in _differences(f"{name}.{key}", _written(one, key), _written(other, key))
+    ]
+
+
+def _written(section: Mapping[str, object], key: str) -> str:
+    return json.dumps(section[key]) if key in section else _ABSENT
 
 
 def rng_state() -> dict[str, object]:
