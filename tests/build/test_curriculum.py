@@ -14,16 +14,12 @@ from typing import Any
 import pytest
 
 from prefopt.build.curriculum import (
-    EQUAL_TEXTS,
-    FEW,
-    NONE_LEFT,
-    REPEATED,
-    TIED,
+    TOO_LONG,
     UNFIT,
     UNMEASURED,
-    UNSCORED,
     Curriculum,
     Measure,
+    Unfit,
     make_curriculum,
 )
 from prefopt.build.difficulty import (
@@ -34,6 +30,7 @@ from prefopt.build.difficulty import (
     reward_gap,
     score_gap,
 )
+from prefopt.build.listed_pairs import EQUAL_TEXTS, FEW, NONE_LEFT, REPEATED, TIED, UNSCORED
 from prefopt.build.stages import CurriculumRules, stage_of
 from prefopt.errors import ConfigError, RecordError
 from prefopt.ledger import Ledger
@@ -51,12 +48,16 @@ def record(name: str, *scores: float | None, texts: Sequence[str] = ()) -> Prefe
 
 
 def made(
-    records: Sequence[Preference], measure: Measure = score_gap, **rules: Any
+    records: Sequence[Preference],
+    measure: Measure = score_gap,
+    unfit: Unfit | None = None,
+    **rules: Any,
 ) -> tuple[Curriculum, Ledger]:
     ledger = Ledger("d.jsonl")
     for each in records:
         ledger.enter(each.id)
-    return make_curriculum(records, measure, CurriculumRules(**rules), ledger), ledger
+    made = make_curriculum(records, measure, CurriculumRules(**rules), ledger, unfit=unfit)
+    return made, ledger
 
 
 def stages(records: Sequence[Preference], **options: Any) -> list[list[tuple[str, str]]]:
@@ -219,15 +220,22 @@ def test_stages_that_the_data_give(tmp_path: Path) -> None:
         ["q2"],
         ["q0"],
     ]
-    assert [r.meta["stage"] for r in found.file_of(3)] == [3]
-    with pytest.raises(RecordError, match="d.jsonl:a: stage is missing; stages: given needs"):
+    assert [(r.meta["stage"], r.meta["curriculum_stage"]) for r in found.file_of(3)] == [
+        ("hard", 3)
+    ]
+    with pytest.raises(
+        RecordError, match="d.jsonl:a: stage is missing; stages: given needs a column `stage`"
+    ):
         stage_of(record("a", 1, 0))
 
 
 def test_records_of_a_stage_say_where_they_are_from() -> None:
     found, _ = made([record("a", 5, 4, 2)])
     (single,) = found.file_of(2)
-    assert (single.id, single.meta) == ("a/0-1", {"stage": 2, "ease": 1})
+    assert (single.id, single.meta) == (
+        "a/0-1",
+        {"curriculum_stage": 2, "curriculum_ease": 1},
+    )
     assert [r.score for r in single.responses] == [5, 4]
 
 
@@ -256,10 +264,29 @@ def test_difficulties() -> None:
 
 
 def test_pairs_that_training_would_drop_are_left_out_and_counted() -> None:
+    """Before they are measured, so that no stage is left with nothing else."""
+
+    def unfit(pairs: Sequence[Preference]) -> list[str | None]:
+        return [
+            "prompt too long" if "4" in pair.prompt or pair.responses[1].text == "a1" else None
+            for pair in pairs
+        ]
+
+    lists = [record("a", 5, 3, 1), record("4", 4, 3, 2, 1)]
+    found, ledger = made(lists, unfit=unfit)
+    assert [[r.id for r in found.file_of(k + 1)] for k in range(len(found.stages))] == [["a/0-2"]]
+    assert found.counts == {f"{UNFIT}: prompt too long": 4}
+    assert ledger.notes == {f"{UNFIT}: prompt too long": 2}
+    assert ledger.reasons == {NONE_LEFT: 1}
+    with pytest.raises(RecordError, match=f"has a pair: 3 times {UNFIT}: prompt too long"):
+        made(lists[1:], unfit=unfit)
+
+
+def test_pairs_that_the_model_of_the_difficulty_cannot_read_are_counted() -> None:
     found, ledger = made([record("a", 5, 3, 1)], measure=lambda records: [(None, 2.0)])
     assert [r.id for r in found.file_of(1)] == ["a/0-2"]
-    assert found.counts == {UNFIT: 1}
-    assert ledger.notes == {UNFIT: 1}
+    assert found.counts == {TOO_LONG: 1}
+    assert ledger.notes == {TOO_LONG: 1}
 
 
 def test_lists_that_are_ranked_in_part() -> None:
@@ -268,7 +295,7 @@ def test_lists_that_are_ranked_in_part() -> None:
     with pytest.raises(RecordError, match="d.jsonl:a: response 3 has neither a score nor a rank"):
         made([partial], measure=rank_gap)
     found, _ = made([partial], measure=rank_gap, on_missing="drop")
-    assert [(r.id, r.meta["ease"]) for r in found.file_of(1)] == [("a/0-1", 3)]
+    assert [(r.id, r.meta["curriculum_ease"]) for r in found.file_of(1)] == [("a/0-1", 3)]
     assert found.counts == {UNSCORED: 1}
 
 

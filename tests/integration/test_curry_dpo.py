@@ -315,7 +315,7 @@ def test_difficulties_by_models_are_their_log_probabilities(
         curry.with_(**keys, output_dir=str(folder), only="easiest", max_steps=1).train()
         records = read_preferences(folder / "curriculum" / "stage-1.jsonl")
         for record in records[:2]:
-            assert record.meta["ease"] == pytest.approx(expected(record), abs=1e-4)
+            assert record.meta["curriculum_ease"] == pytest.approx(expected(record), abs=1e-4)
 
 
 def test_the_published_format_trains_as_it_says(curry: Settings, tmp_path: Path) -> None:
@@ -430,7 +430,7 @@ def test_difficulties_are_measured_on_what_is_trained(curry: Settings, tmp_path:
     long = curry.with_(train_file=path, difficulty="reference_gap", max_length=48, stages="pooled")
     result = long.train()
     index = read_json(result.folder / "curriculum" / "curriculum.json")
-    assert (index["stages"][0]["pairs"], index["left_out"]) == (4, {UNFIT: 2})
+    assert (index["stages"][0]["pairs"], index["left_out"]) == (4, {f"{UNFIT}: prompt too long": 2})
     assert index["basis"]["lengths"] == [48, None, "drop", "cut"]
     loaded = load_model(curry["model_name_or_path"])
     (record,) = (
@@ -446,7 +446,7 @@ def test_difficulties_are_measured_on_what_is_trained(curry: Settings, tmp_path:
         with torch.no_grad():
             logp = loaded.model(torch.tensor([ids])).logits[0].double().log_softmax(-1)
         ends.append(sum(float(logp[i - 1, ids[i]]) for i in range(prompt, len(ids))))
-    assert record.meta["ease"] == pytest.approx(ends[0] - ends[1], abs=1e-4)
+    assert record.meta["curriculum_ease"] == pytest.approx(ends[0] - ends[1], abs=1e-4)
 
 
 def test_a_model_that_cannot_read_the_text_is_refused(curry: Settings, tmp_path: Path) -> None:

@@ -159,6 +159,29 @@ def test_b8_a_staged_schedule_goes_on_anywhere() -> None:
     assert list(plan._replace(max_steps=4).from_step(1)) == whole[1:4]
 
 
+@pytest.mark.parametrize(
+    ("changes", "ends"),
+    [
+        ({}, [3, 5, 6]),
+        ({"epochs": 3.0}, [9, 15, 18]),
+        ({"epochs": 1.5}, [5, 8, 10]),
+        ({"max_steps": 4}, [3, 4, 4]),
+        ({"max_steps": 9}, [3, 5, 9]),
+    ],
+)
+def test_where_stages_end(changes: dict[str, object], ends: list[int]) -> None:
+    """Five, three and two examples, two a step."""
+    plan = staged(**changes)
+    assert plan.stage_ends() == ends
+    assert plan.total_steps == ends[-1]
+    last = {plan.stage[step.items[0]]: number + 1 for number, step in plan.from_step(0)}
+    assert list(last.values()) == sorted(set(ends)), "as the steps themselves have it"
+
+
+def test_a_run_of_one_stage_ends_with_it() -> None:
+    assert schedule(epochs=2.0).stage_ends() == [6]
+
+
 def test_one_stage_is_no_stage() -> None:
     plain, one = schedule(epochs=2.0), schedule(epochs=2.0, stage=(7,) * 10)
     assert one.digest() == plain.digest()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,35 @@ def test_resume_is_bit_equal(tmp_path: Path) -> None:
         json.loads(line) for line in (tmp_path / "a" / "metrics.jsonl").read_text().splitlines()
     ]
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+
+
+def test_stages_end_with_a_row_and_a_checkpoint_and_resume_to_the_same(tmp_path: Path) -> None:
+    """Ten and fourteen items in batches of eight: two steps each, and no row averages over two stages."""
+
+    def staged(folder: Path) -> LoopSettings:
+        base = settings(folder, epochs=1, save=100)
+        schedule = base.schedule._replace(stage=(1,) * 10 + (2,) * 14)
+        return replace(base, schedule=schedule, logging_steps=100)
+
+    whole, resumed = Regression(), Regression()
+    fit(whole, staged(tmp_path), Runtime())
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [(row["step"], row["stage"], row["epoch"]) for row in rows] == [
+        (1, 1, 0.25),
+        (2, 1, 0.5),
+        (4, 2, 1.0),
+    ]
+    names = [p.name for p in list_checkpoints(tmp_path / "checkpoints")]
+    assert names == ["checkpoint-2", "checkpoint-4"]
+    fit(
+        resumed,
+        staged(tmp_path),
+        Runtime(),
+        resume_from=tmp_path / "checkpoints" / "checkpoint-2",
+    )
+    assert torch.equal(weights(whole), weights(resumed))
+    again = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [(row["stage"], row["loss"]) for row in again] == [(r["stage"], r["loss"]) for r in rows]
 
 
 def test_another_run_is_refused_with_a_readable_diff(tmp_path: Path) -> None:

@@ -9,34 +9,47 @@ pairs with the largest gap first. Everything here is a pure function of records;
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from prefopt.build.stages import CurriculumRules, StagedPair, in_stages, staying
+from prefopt.build.listed_pairs import (
+    FEW,
+    NONE_LEFT,
+    Listed,
+    count,
+    groups_of,
+    pairs_of,
+    tied,
+)
+from prefopt.build.stages import (
+    OWN_STAGE,
+    CurriculumRules,
+    StagedPair,
+    in_stages,
+    says_stage,
+    staying,
+)
 from prefopt.errors import RecordError
 from prefopt.ledger import Ledger
-from prefopt.records import Pair, Preference, Response
-from prefopt.text.nested import STAGE
-from prefopt.text.pairing import annotated, candidates
+from prefopt.records import Pair, Preference
 
-EASE = "ease"
-"""Key of `Preference.meta` that holds how easy the pair is."""
+EASE = "curriculum_ease"
+"""Key of `Preference.meta` that holds how easy the pair is; the data may have an `ease` of their own."""
 
-FEW = "fewer than two different scores or ranks"
-NONE_LEFT = "no pair is left"
-UNSCORED = "a response without a score or rank left out"
 UNMEASURED = "a pair whose ease cannot be measured left out"
-UNFIT = "a pair that training would drop for its length left out"
-TIED = "a pair of equal scores left out"
-EQUAL_TEXTS = "a pair of equal texts left out"
-REPEATED = "a pair that was there before left out"
+UNFIT = "a pair that training would drop left out"
+TOO_LONG = "a pair that is too long for the model of the difficulty left out"
 TOO_HARD = "a pair left out by drop_hardest"
 ELSEWHERE = "a pair outside of the one stage left out"
 
 Measure = Callable[[Sequence[Preference]], Sequence[tuple[float | None, ...]]]
-"""How easy each pair of each record is, higher is easier; NaN where that cannot be said, None where training would drop
-the pair for the length of its text."""
+"""How easy each pair of each record is, higher is easier; NaN where that cannot be said, None where the model that
+would say it drops the pair for the length of its text."""
+
+Unfit = Callable[[Sequence[Preference]], Sequence[str | None]]
+"""Why training would drop each of these records of one pair; None where it would not."""
 
 
 class Curriculum(NamedTuple):
@@ -46,6 +59,8 @@ class Curriculum(NamedTuple):
     stages: list[list[StagedPair]]
     counts: dict[str, int]
     """Pairs and responses left out, by reason."""
+    remarks: list[str]
+    """What a user should know about the layout: what was put together, and what of the rules had nothing to do."""
 
     def file_of(self, stage: int) -> list[Preference]:
         """The records of one stage (from 1): a pair each, with the stage and the ease in `meta`."""
@@ -53,7 +68,12 @@ class Curriculum(NamedTuple):
 
 
 def make_curriculum(
-    records: Sequence[Preference], measure: Measure, rules: CurriculumRules, ledger: Ledger
+    records: Sequence[Preference],
+    measure: Measure,
+    rules: CurriculumRules,
+    ledger: Ledger,
+    *,
+    unfit: Unfit | None = None,
 ) -> Curriculum:
     """Pairs of the records, in stages; every record gets a fate in the ledger.
 
@@ -62,14 +82,19 @@ def make_curriculum(
         measure: how easy pairs are; not called for stages that are `given`.
         rules: what to do with them.
         ledger: where the records have entered.
+        unfit: which pairs cannot be trained on, since a stage of nothing else would end a run that has begun; None: all
+            can.
 
     Raises:
         RecordError: a score or a stage is missing, or no pair is left.
         ConfigError: there are fewer pairs than quantiles, or `only` names a stage that is not there.
     """
     counts: dict[str, int] = {}
-    paired = list(_paired(records, rules, ledger, counts))
-    found = _measured(paired, measure, rules, ledger, counts)
+    listed = list(pairs_of(records, rules, ledger, counts))
+    if unfit is not None:
+        listed = list(_fitting(listed, unfit, ledger, counts))
+    paired = [each.record for each in listed]
+    found = _measured(listed, measure, rules, ledger, counts) if listed else []
     if not found:
         reasons = ", ".join(f"{n} times {reason}" for reason, n in counts.items())
         raise RecordError(
@@ -77,130 +102,94 @@ def make_curriculum(
             "different scores or ranks, or pairs"
         )
     stages = in_stages(found, paired, rules)
-    used = {each.record for stage in stages for each in stage}
     too_hard = len(found) - staying(len(found), rules)
-    _count(counts, TOO_HARD, too_hard)
-    _count(counts, ELSEWHERE, len(found) - too_hard - sum(map(len, stages)))
+    count(counts, TOO_HARD, too_hard)
+    count(counts, ELSEWHERE, len(found) - too_hard - sum(map(len, stages)))
+    used = {each.record for stage in stages for each in stage}
     for i in {each.record for each in found}:
         if i in used:
             ledger.keep(paired[i].id)
         else:
             ledger.drop(paired[i].id, reason=NONE_LEFT)
-    return Curriculum(paired, [sorted(stage, key=_place) for stage in stages], counts)
+    ordered = [sorted(stage, key=_place) for stage in stages]
+    return Curriculum(paired, ordered, counts, list(_remarks(records, found, rules)))
+
+
+def _remarks(
+    records: Sequence[Preference], found: Sequence[StagedPair], rules: CurriculumRules
+) -> Iterator[str]:
+    sizes = Counter(each.group for each in found)
+    if rules.stages == "ranks":
+        rows = {each.record for each in found if each.record != each.group}
+        prompts = {each.group for each in found if each.record in rows}
+        if prompts:
+            yield (
+                f"{len(rows) + len(prompts)} rows of one pair each are taken for the pairs of {len(prompts)} prompts, "
+                "which they share"
+            )
+        if max(sizes.values()) == 1:
+            chosen = "stages: ranks" if rules.only is None else f"only: {rules.only}"
+            yield (
+                f"note: no prompt has two pairs, so {chosen} has nothing to choose and this is ordinary DPO on all of "
+                "them; stages: quantiles orders pairs across prompts"
+            )
+    stated = sum(says_stage(record, rules.stage_column) for record in records)
+    if stated and rules.stages != "given":
+        yield (
+            f"note: {stated} of {len(records)} records say their stage, which stages: {rules.stages} does not use; "
+            "stages: given does"
+        )
 
 
 def _place(each: StagedPair) -> tuple[int, int, int]:
     return each.record, each.pair.chosen, each.pair.rejected
 
 
-def _count(counts: dict[str, int], reason: str, number: int = 1) -> None:
-    if number:
-        counts[reason] = counts.get(reason, 0) + number
-
-
-def _paired(
-    records: Sequence[Preference],
-    rules: CurriculumRules,
-    ledger: Ledger,
-    counts: dict[str, int],
-) -> Iterator[Preference]:
-    """Records with all their pairs, ties too if they are kept; records without any are dropped by name."""
-    seen: set[str] = set()
-    for record in records:
-        left_out: list[str] = []
-        pairs = [
-            pair
-            for pair in record.pairs or _pairs_of_list(record, rules, left_out)
-            if not _refused(record, pair, rules, seen, left_out)
-        ]
-        for reason in left_out:
-            _count(counts, reason)
-            ledger.note(record.id, reason=reason)
-        if pairs:
-            yield replace(record, pairs=tuple(pairs))
+def _fitting(
+    listed: Sequence[Listed], unfit: Unfit, ledger: Ledger, counts: dict[str, int]
+) -> Iterator[Listed]:
+    """Records with those pairs that can be trained on; the others are counted with the reason."""
+    reasons = iter(unfit([pair_record(e.record, pair) for e in listed for pair in e.record.pairs]))
+    for each in listed:
+        kept: list[Pair] = []
+        for pair in each.record.pairs:
+            reason = next(reasons)
+            if reason is None:
+                kept.append(pair)
+            else:
+                count(counts, f"{UNFIT}: {reason}")
+                ledger.note(each.record.id, reason=f"{UNFIT}: {reason}")
+        if kept:
+            yield each._replace(record=replace(each.record, pairs=tuple(kept)))
         else:
-            few = not record.pairs and len(set(_values(record).values())) < 2
-            _count(counts, FEW, int(few))
-            ledger.drop(record.id, reason=FEW if few else NONE_LEFT)
-
-
-def _pairs_of_list(
-    record: Preference, rules: CurriculumRules, left_out: list[str]
-) -> tuple[Pair, ...]:
-    value = _values(record)
-    missing = [i for i in range(len(record.responses)) if i not in value]
-    if missing and rules.on_missing == "error":
-        raise RecordError(
-            f"{record.origin or record.id}: response {missing[0] + 1} has neither a score nor a rank; repair it, or "
-            "set on_missing: drop"
-        )
-    left_out += [UNSCORED] * len(missing)
-    if len(set(value.values())) < 2:
-        return ()
-    return tuple(Pair(a, b) for a, b in candidates(value, rules.pairing))
-
-
-def _refused(
-    record: Preference,
-    pair: Pair,
-    rules: CurriculumRules,
-    seen: set[str],
-    left_out: list[str],
-) -> bool:
-    """Whether the pair is left out; the reason is added to `left_out`."""
-    sides = [_text(record.responses[i]) for i in (pair.chosen, pair.rejected)]
-    key = repr((record.prompt, record.prefix, sides))
-    if sides[0] == sides[1]:
-        left_out.append(EQUAL_TEXTS)
-    elif key in seen:
-        left_out.append(REPEATED)
-    elif rules.on_ties == "drop" and _tied(record, pair):
-        left_out.append(TIED)
-    else:
-        seen.add(key)
-        return False
-    return True
-
-
-def _text(response: Response) -> str:
-    """What the response says, annotations aside."""
-    return repr((response.text, response.turns, response.ends))
-
-
-def _values(record: Preference) -> dict[int, float]:
-    """Position -> score, or rank negated, of the responses that have one."""
-    return {i: v for i, v in annotated(record.responses).items() if math.isfinite(v)}
-
-
-def _tied(record: Preference, pair: Pair) -> bool:
-    value, missing = _values(record), math.nan
-    return value.get(pair.chosen, missing) == value.get(pair.rejected, missing)
+            ledger.drop(each.record.id, reason=NONE_LEFT)
 
 
 def _measured(
-    paired: Sequence[Preference],
+    listed: Sequence[Listed],
     measure: Measure,
     rules: CurriculumRules,
     ledger: Ledger,
     counts: dict[str, int],
 ) -> list[StagedPair]:
     given = rules.stages == "given"
+    paired, groups = [each.record for each in listed], groups_of(listed)
     eases = [(math.nan,) * len(r.pairs) for r in paired] if given else measure(paired)
     found: list[StagedPair] = []
     for i, (record, values) in enumerate(zip(paired, eases, strict=True)):
         kept = 0
         for pair, ease in zip(record.pairs, values, strict=True):
             if ease is None:
-                _count(counts, UNFIT)
-                ledger.note(record.id, reason=UNFIT)
+                count(counts, TOO_LONG)
+                ledger.note(record.id, reason=TOO_LONG)
                 continue
             if not given and not math.isfinite(ease):
                 _refuse_unmeasured(record, pair, rules)
-                _count(counts, UNMEASURED)
+                count(counts, UNMEASURED)
                 ledger.note(record.id, reason=UNMEASURED)
                 continue
             kept += 1
-            found.append(StagedPair(i, pair, ease, _tied(record, pair)))
+            found.append(StagedPair(i, pair, ease, tied(record, pair), groups[i]))
         if not kept:
             ledger.drop(record.id, reason=NONE_LEFT)
     return found
@@ -227,7 +216,7 @@ def pair_record(record: Preference, pair: Pair) -> Preference:
 
 def _single(record: Preference, each: StagedPair, stage: int) -> Preference:
     """A pair with its stage and its ease in `meta`."""
-    meta = {**record.meta, STAGE: stage}
+    meta = {**record.meta, OWN_STAGE: stage}
     if math.isfinite(each.ease):
         meta[EASE] = each.ease
     return replace(pair_record(record, each.pair), meta=meta)

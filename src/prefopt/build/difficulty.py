@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple, SupportsFloat, cast
@@ -123,13 +125,35 @@ def imported(name: str) -> Measure:
 
 
 def source_of(name: str) -> str:
-    """The text of the file that defines the function; empty where there is none.
+    """The text of the module that is named, and of the file that defines the function where that is another one.
+
+    Empty for what has no source. Functions that these call are not followed.
 
     Raises:
         ConfigError: the module cannot be imported.
     """
-    file = inspect.getsourcefile(_found(name)[0])
-    return "" if file is None else Path(file).read_text(encoding="utf-8", errors="replace")
+    module, function = _found(name)
+    files = [_file_of(module), _file_of(_definition(getattr(module, function)))]
+    texts = [Path(file).read_text(encoding="utf-8", errors="replace") for file in files if file]
+    return "".join(dict.fromkeys(texts))
+
+
+def _definition(found: object) -> object:
+    """The function behind decorators and `functools.partial`; the class of an object that can be called."""
+    while True:
+        if isinstance(found, functools.partial):
+            found = cast("functools.partial[object]", found).func
+        elif hasattr(found, "__wrapped__"):
+            found = inspect.unwrap(cast("Callable[..., object]", found))
+        else:
+            break
+    return found if inspect.isroutine(found) or inspect.isclass(found) else type(found)
+
+
+def _file_of(found: object) -> str | None:
+    with suppress(TypeError):  # what is written in C has none
+        return inspect.getsourcefile(cast("ModuleType", found))
+    return None
 
 
 def _found(name: str) -> tuple[ModuleType, str]:

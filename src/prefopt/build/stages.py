@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -11,6 +12,13 @@ import numpy as np
 from prefopt.errors import ConfigError, RecordError
 from prefopt.records import Pair, Preference
 from prefopt.text.nested import LEVELS, STAGE
+from prefopt.values import JsonValue
+
+OWN_STAGE = "curriculum_stage"
+"""Key of `Preference.meta` that holds the stage in the files of a curriculum; `stage` is the data's own."""
+
+_NUMBER = re.compile(r"0*[1-9][0-9]{0,8}(\.0*)?")
+"""A stage as tables write it, also where a missing one has made their column one of fractions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,16 +28,16 @@ class CurriculumRules:
     pairing: str = "best_vs_rest"
     """Pairs of a list, see `text.pairing`; records that have pairs keep them."""
     stages: Literal["ranks", "quantiles", "pooled", "given"] = "ranks"
-    """ranks: stage k is the k-th easiest pair of every record; quantiles: all pairs together, in equal parts; pooled:
-    one stage; given: what the data say (`stage`)."""
+    """ranks: stage k is the k-th easiest pair of every prompt (see `StagedPair.group`); quantiles: all pairs together,
+    in equal parts; pooled: one stage; given: what the data say (`stage`)."""
     quantiles: int = 3
     """Number of parts: N // n pairs each, the remainder in the last one."""
     align: Literal["hard", "easy"] = "hard"
-    """Where records with fewer pairs than others have theirs: in the last stages, or in the first."""
+    """Where prompts with fewer pairs than others have theirs: in the last stages, or in the first."""
     order: Literal["easy_to_hard", "hard_to_easy", "random"] = "easy_to_hard"
-    """random: pairs are dealt out to the same stages by chance, within their record for `ranks`."""
+    """random: pairs are dealt out to the same stages by chance, within their prompt for `ranks`."""
     only: Literal["easiest", "hardest"] | int | None = None
-    """Train on this one stage; for `ranks` that pair of every record, counted from the easiest, from 1."""
+    """Train on this one stage; for `ranks` that pair of every prompt, counted from the easiest, from 1."""
     drop_hardest: float = 0.0
     """Share of all pairs, the hardest, that is left out, rounded down."""
     on_ties: Literal["drop", "keep"] = "drop"
@@ -37,6 +45,8 @@ class CurriculumRules:
     on_missing: Literal["error", "drop"] = "error"
     """Responses without a score or rank, and pairs whose ease is NaN."""
     seed: int = 42
+    stage_column: str | None = None
+    """Column that says the stage, for `given`; None: `stage`."""
 
 
 class StagedPair(NamedTuple):
@@ -48,6 +58,9 @@ class StagedPair(NamedTuple):
     ease: float
     tied: bool
     """Both responses have the same score: harder than any other pair, whatever the ease."""
+    group: int
+    """Index of the first record of its prompt. A list is a group of its own; rows of one pair that share their prompt
+    are one group, since somebody has taken a list apart."""
 
 
 def staying(pairs: int, rules: CurriculumRules) -> int:
@@ -91,13 +104,13 @@ def _pooled(found: list[StagedPair], kept: list[StagedPair], rules: CurriculumRu
 
 
 def _by_rank(found: list[StagedPair], kept: list[StagedPair], rules: CurriculumRules) -> _Numbered:
-    """Places are given before the hardest pairs go, so that what is left of a record stays in its stage."""
+    """Places are given before the hardest pairs go, so that what is left of a prompt stays in its stage."""
     groups: dict[int, list[StagedPair]] = {}
     for each in sorted(found, key=_hardness):
-        groups.setdefault(each.record, []).append(each)
+        groups.setdefault(each.group, []).append(each)
     most = max(map(len, groups.values()))
     numbered: _Numbered = []
-    for record, group in groups.items():
+    for first_record, group in groups.items():
         if rules.only is not None:
             wanted = {"easiest": 0, "hardest": len(group) - 1}.get(str(rules.only))
             place = int(rules.only) - 1 if wanted is None else wanted
@@ -106,7 +119,7 @@ def _by_rank(found: list[StagedPair], kept: list[StagedPair], rules: CurriculumR
         first = most - len(group) if rules.align == "hard" else 0
         places = range(len(group))
         if rules.order == "random":
-            places = _generator(rules, 1 + record).permutation(len(group))
+            places = _generator(rules, 1 + first_record).permutation(len(group))
         numbered += [(first + int(p), each) for p, each in zip(places, group, strict=True)]
     staying = set(kept)
     numbered = [(number, each) for number, each in numbered if each in staying]
@@ -139,7 +152,7 @@ def _numbered(
     found: list[StagedPair], records: Sequence[Preference], rules: CurriculumRules
 ) -> _Numbered:
     """By the stages that the data give; for order random these numbers are dealt out anew."""
-    given = [stage_of(records[each.record]) for each in found]
+    given = [stage_of(records[each.record], rules.stage_column) for each in found]
     known = sorted(set(given))
     places = [known.index(stage) for stage in given]
     if rules.order == "random":
@@ -147,21 +160,46 @@ def _numbered(
     return list(zip(places, found, strict=True))
 
 
-def stage_of(record: Preference) -> int:
+def stage_of(record: Preference, column: str | None = None) -> int:
     """The stage that `meta` says the record belongs to: easy, medium and hard are 1, 2 and 3.
+
+    Args:
+        record: the record.
+        column: key of `meta` that says it; None: what a curriculum has written there, else `stage`.
 
     Raises:
         RecordError: it says none, or something else.
     """
-    stage = record.meta.get(STAGE)
-    if isinstance(stage, int) and not isinstance(stage, bool) and stage >= 1:
-        return stage
-    if isinstance(stage, str) and (stage.lower() in LEVELS or stage.isdecimal()):
-        return LEVELS.index(stage.lower()) + 1 if stage.lower() in LEVELS else int(stage)
-    raise RecordError(
-        f"{record.origin or record.id}: stage is {'missing' if stage is None else repr(stage)}; stages: given needs a "
-        f"column `stage` with {', '.join(LEVELS)} or a number from 1"
-    )
+    stage = _stated(record, column)
+    found = _number_of(stage)
+    if found is None:
+        said, name = "missing" if stage is None else repr(stage), column or STAGE
+        raise RecordError(
+            f"{record.origin or record.id}: {name} is {said}; stages: given needs a column `{name}` with "
+            f"{', '.join(LEVELS)} or a number from 1 (columns.stage names another one)"
+        )
+    return found
+
+
+def says_stage(record: Preference, column: str | None = None) -> bool:
+    """Whether `stage_of` finds one."""
+    return _number_of(_stated(record, column)) is not None
+
+
+def _stated(record: Preference, column: str | None) -> JsonValue:
+    """What stands in `meta` where the stage should be; None where nothing does."""
+    names = (OWN_STAGE, STAGE) if column is None else (column,)
+    return next((record.meta[name] for name in names if name in record.meta), None)
+
+
+def _number_of(stage: JsonValue) -> int | None:
+    if isinstance(stage, str):
+        if stage.lower() in LEVELS:
+            return LEVELS.index(stage.lower()) + 1
+        return int(stage.partition(".")[0]) if _NUMBER.fullmatch(stage) else None
+    if isinstance(stage, bool) or not isinstance(stage, int | float) or stage < 1:
+        return None
+    return int(stage) if isinstance(stage, int) or stage.is_integer() else None
 
 
 def _place_of_only(only: str | int, count: int) -> int:

@@ -34,7 +34,7 @@ class CurryDpoConfig(ObjectiveKeys):
     beta: float | None = Field(default=0.1, gt=0)
     """Strength of the implicit KL anchor to the reference, which is the model of the stage before."""
     stages: Literal["ranks", "quantiles", "pooled", "given"] = "ranks"
-    """ranks: stage k is the k-th easiest pair of every record; quantiles: all pairs cut into equal parts; pooled: one
+    """ranks: stage k is the k-th easiest pair of every prompt; quantiles: all pairs cut into equal parts; pooled: one
     stage of everything; given: the column `stage` of the data (easy, medium, hard, or a number)."""
     quantiles: int | None = Field(default=None, ge=1)
     """Number of parts of `quantiles`, the remainder in the last one; null: 3."""
@@ -49,9 +49,9 @@ class CurryDpoConfig(ObjectiveKeys):
     order: Literal["easy_to_hard", "hard_to_easy", "random"] = "easy_to_hard"
     """Order of the stages; random: the same stages with pairs dealt out by chance."""
     align: Literal["hard", "easy"] | None = None
-    """Where `ranks` puts records with fewer pairs than others: in the last stages, or in the first; null: hard."""
+    """Where `ranks` puts prompts with fewer pairs than others: in the last stages, or in the first; null: hard."""
     only: Literal["easiest", "hardest"] | int | None = None
-    """Train on this stage alone; for `ranks`, that pair of every record, counted from the easiest, from 1."""
+    """Train on this stage alone; for `ranks`, that pair of every prompt, counted from the easiest, from 1."""
     drop_hardest: float = Field(default=0.0, ge=0, lt=1)
     """Share of all pairs, the hardest, that is left out."""
     on_ties: Literal["drop", "keep"] = "drop"
@@ -141,6 +141,7 @@ def rules_of(config: CurryDpoConfig) -> CurriculumRules:
         on_ties=config.on_ties,
         on_missing=config.on_missing,
         seed=config.seed,
+        stage_column=config.columns.get("stage"),
     )
 
 
@@ -162,7 +163,7 @@ def stage_of_record(record: Preference, config: CurryDpoConfig) -> int:
     """The stage of a record of a single run; one stage otherwise."""
     from prefopt.build.stages import stage_of
 
-    return stage_of(record) if config.stages == "given" else 1
+    return stage_of(record, config.columns.get("stage")) if config.stages == "given" else 1
 
 
 def train_in_stages(config: CurryDpoConfig) -> RunResult:
@@ -173,15 +174,23 @@ def train_in_stages(config: CurryDpoConfig) -> RunResult:
     """
     from prefopt.runs.chain import Link, forget_chain, run_chain, written
     from prefopt.runs.curriculum import alone_in_folder, write_curriculum
+    from prefopt.runs.curriculum_folder import settle_earlier
     from prefopt.runs.setup import mixed_precision
     from prefopt.runs.train import run_training
     from prefopt.train.runtime import Runtime
+    from prefopt.train.terms import demands_of
 
     runtime = Runtime(mixed_precision=mixed_precision(config))
     method = cast("Method[RunConfig]", METHOD)
 
     def files() -> CurriculumFiles:
-        return write_curriculum(config, rules_of(config), difficulty_of(config), runtime.device)
+        return write_curriculum(
+            config,
+            rules_of(config),
+            difficulty_of(config),
+            demands_of(objective_terms(config)),
+            runtime.device,
+        )
 
     def links() -> list[Link]:
         made = files()
@@ -190,13 +199,17 @@ def train_in_stages(config: CurryDpoConfig) -> RunResult:
             for path in made.stages
         ]
 
-    if config.schedule == "iterative":
-        return run_chain(config, method, links, runtime)
-    made = runtime.on_main(lambda: alone_in_folder(config, files))
-    raw = {**written(config), **_training_on(made.stages, made.held_out, stages="given")}
-    result = run_training(parse(raw, CurryDpoConfig), method)
-    runtime.on_main(lambda: forget_chain(result.folder))
-    return result
+    try:
+        if config.schedule == "iterative":
+            return run_chain(config, method, links, runtime)
+        made = runtime.on_main(lambda: alone_in_folder(config, files))
+        raw = {**written(config), **_training_on(made.stages, made.held_out, stages="given")}
+        result = run_training(parse(raw, CurryDpoConfig), method)
+        runtime.on_main(lambda: forget_chain(result.folder))
+        return result
+    finally:
+        if runtime.is_main:
+            settle_earlier(Path(config.output_dir))
 
 
 def _training_on(

@@ -7,6 +7,7 @@ order and the batch size alone, so any split into micro-batches or processes yie
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -198,10 +199,18 @@ class Schedule(NamedTuple):
 
     def members(self) -> list[list[int]]:
         """Example indices of each stage, in the order of the stages."""
-        everything = range(len(self.lengths))
         if not self.stage:
-            return [list(everything)]
-        return [[i for i in everything if self.stage[i] == s] for s in sorted(set(self.stage))]
+            return [list(range(len(self.lengths)))]
+        found: dict[int, list[int]] = {}
+        for i, stage in enumerate(self.stage):
+            found.setdefault(stage, []).append(i)
+        return [found[stage] for stage in sorted(found)]
+
+    def stage_ends(self) -> list[int]:
+        """Optimiser steps that are done when each stage is; the last stage ends with the run."""
+        ends = list(itertools.accumulate(self._steps(members) for members in self.members()))
+        last = ends[-1] if self.max_steps is None else self.max_steps
+        return [min(end, last) for end in ends[:-1]] + [last]
 
     def _steps(self, members: Sequence[int]) -> int:
         return int(np.ceil(self.epochs * -(-len(members) // self.batch_size) - 1e-9))
@@ -224,11 +233,8 @@ class Schedule(NamedTuple):
 
     def from_step(self, start: int) -> Iterator[tuple[int, StepPlan]]:
         """(step number, plan) from `start` to the end of the run."""
-        stages = self.members()
         first = 0
-        for place, members in enumerate(stages):
-            last = self.total_steps if place == len(stages) - 1 else first + self._steps(members)
-            end = min(last, self.total_steps)
+        for place, (members, end) in enumerate(zip(self.members(), self.stage_ends(), strict=True)):
             step = max(start, first)
             per_epoch = -(-len(members) // self.batch_size)
             while step < end:
@@ -236,7 +242,7 @@ class Schedule(NamedTuple):
                 for plan in self._epoch(members, place, number)[within : within + end - step]:
                     yield step, plan
                     step += 1
-            first = last
+            first = end
 
     def digest(self) -> str:
         """Identity of what is trained on, step by step; independent of processes and micro-batches."""

@@ -275,7 +275,7 @@ def _copy(model: Path, target: Path) -> None:
     partial = target.with_name(f".{target.name}.partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree(model, partial, copy_function=_link_or_copy)
+        shutil.copytree(model, partial, copy_function=link_or_copy)
         shutil.rmtree(target, ignore_errors=True)
         partial.replace(target)
     except (OSError, shutil.Error) as error:
@@ -284,7 +284,8 @@ def _copy(model: Path, target: Path) -> None:
         ) from error
 
 
-def _link_or_copy(source: str, target: str) -> None:
+def link_or_copy(source: str, target: str) -> None:
+    """Nothing; the file then is at `target` too, without taking room where the disk can do that."""
     try:
         os.link(source, target)
     except OSError:

@@ -1,8 +1,6 @@
 """The curriculum of a recipe: data read, pairs measured, stages written, and found again when a run is resumed.
 
-output_dir/curriculum/stage-1.jsonl   the pairs of each stage, in the order of training
-held-out.jsonl                        the evaluation data as records, whatever columns they came in
-curriculum.json                       what they were made from, how many and how easy they are, what was left out
+What is in its folder is said in `curriculum_folder.py`.
 """
 
 from __future__ import annotations
@@ -17,20 +15,26 @@ from typing import NamedTuple, TypeVar
 import torch
 
 from prefopt.build.curriculum import Curriculum, make_curriculum
+from prefopt.build.listed_pairs import require_annotated
 from prefopt.build.stages import CurriculumRules
 from prefopt.config import RunConfig
 from prefopt.errors import ConfigError, RecordError, ResumeError
 from prefopt.progress import say
 from prefopt.records import Preference, preference_to_json, write_preferences
 from prefopt.runs.chain import earlier_links, require_no_chain
-from prefopt.runs.difficulty import Difficulty, basis_of, measure_of
+from prefopt.runs.curriculum_folder import (
+    FOLDER,
+    HELD_OUT,
+    INDEX,
+    keep_earlier,
+    remove_files,
+    settle,
+)
+from prefopt.runs.difficulty import Difficulty, basis_of, measure_of, unfit_of
 from prefopt.runs.setup import Records, input_paths, read_records
 from prefopt.train.folder import RunFolder, open_folder
+from prefopt.train.terms import Demands
 from prefopt.values import JsonValue
-
-FOLDER = "curriculum"
-INDEX = "curriculum.json"
-HELD_OUT = "held-out.jsonl"
 
 _T = TypeVar("_T")
 
@@ -66,39 +70,62 @@ def alone_in_folder(config: RunConfig, work: Callable[[], _T]) -> _T:
 
 
 def write_curriculum(
-    config: RunConfig, rules: CurriculumRules, difficulty: Difficulty, device: torch.device
+    config: RunConfig,
+    rules: CurriculumRules,
+    difficulty: Difficulty,
+    demands: Demands,
+    device: torch.device,
 ) -> CurriculumFiles:
-    """The files of all stages and of the evaluation data; a run that is resumed gets the stages that are there.
+    """The files of all stages and of the evaluation data; a run that is resumed gets those that are there.
+
+    Called with output_dir locked. Those of a run that is written over are kept until `settle_earlier` is called.
+
+    Args:
+        config: the recipe.
+        rules: which pairs there are, and in which stages.
+        difficulty: how easy pairs are.
+        demands: what the objectives need; pairs without it are left out.
+        device: where models that say how easy pairs are are put.
 
     Raises:
         ResumeError: those that are there were made otherwise, or are damaged.
         ConfigError: the recipe reads a file that would be written over.
         RecordError: a row is wrong, or has no score and `on_missing` is `error`.
     """
-    folder = Path(config.output_dir) / FOLDER
+    top = Path(config.output_dir)
+    folder = top / FOLDER
     _refuse_own_files(folder, config)
+    settle(top)
     records = read_records(config, evaluation=False, pairing=None, speak=True)
-    basis = _basis(config, rules, difficulty, records.preferences)
-    held_out = _read_held_out(config)
+    held_out = _read_held_out(config, rules)
+    basis = _basis(config, rules, difficulty, records, held_out)
     if config.resume_from_checkpoint and (folder / INDEX).exists():
-        return CurriculumFiles(_found(folder, basis), _write_held_out(folder, held_out))
+        return _found(folder, basis)
     made = make_curriculum(
-        records.preferences, measure_of(difficulty, config, device), rules, records.ledger
+        records.preferences,
+        measure_of(difficulty, config, device),
+        rules,
+        records.ledger,
+        unfit=unfit_of(config, demands, records.ledger.source),
     )
     records.ledger.enforce(strict=config.strict)
-    return CurriculumFiles(
-        _write(folder, made, basis, records, held_out), _write_held_out(folder, held_out)
-    )
+    keep_earlier(top)
+    return _write(folder, made, basis, records, held_out)
 
 
-def _read_held_out(config: RunConfig) -> Records | None:
+def _read_held_out(config: RunConfig, rules: CurriculumRules) -> Records | None:
     """The evaluation data with their pairs, under the columns and the split of the recipe; None without any.
 
     Raises:
-        RecordError: none of them can be used.
+        RecordError: none of them can be used, or a list has a response without a score and `on_missing` is `error`.
     """
     if config.eval_file is None and config.eval_dataset_split is None:
         return None
+    if rules.on_missing == "error":
+        unpaired = read_records(config, evaluation=True, pairing=None, speak=False).preferences
+        for record in unpaired:
+            if not record.pairs and len(record.responses) > 1:
+                require_annotated(record)
     found = read_records(config, evaluation=True, pairing=config.pairing, speak=True)
     found.ledger.keep_undecided()
     found.ledger.enforce(strict=config.strict)
@@ -109,16 +136,6 @@ def _read_held_out(config: RunConfig) -> Records | None:
             "repair them"
         )
     return found
-
-
-def _write_held_out(folder: Path, held_out: Records | None) -> Path | None:
-    """In the form that stages have, since a training knows one set of columns."""
-    path = folder / HELD_OUT
-    if held_out is None:
-        path.unlink(missing_ok=True)
-        return None
-    write_preferences(path, held_out.preferences)
-    return path
 
 
 def _refuse_own_files(folder: Path, config: RunConfig) -> None:
@@ -133,23 +150,32 @@ def _basis(
     config: RunConfig,
     rules: CurriculumRules,
     difficulty: Difficulty,
-    records: Iterable[Preference],
+    records: Records,
+    held_out: Records | None,
 ) -> dict[str, JsonValue]:
     """What decides the files: equal ones give the same."""
-    digest = hashlib.blake2b(digest_size=16)
-    for record in records:
-        digest.update(json.dumps(preference_to_json(record)).encode() + b"\n")
-    facts = {**asdict(rules), **basis_of(difficulty, config), "data": digest.hexdigest()}
+    facts: dict[str, object] = {**asdict(rules), **basis_of(difficulty, config)}
+    facts["data"] = _digest_of_records(records.preferences)
+    if held_out is not None:
+        facts["held_out"] = _digest_of_records(held_out.preferences)
     facts["text"] = [config.prompt_format, config.response_separator, config.chat_template]
     return json.loads(json.dumps(facts))
 
 
-def _found(folder: Path, basis: dict[str, JsonValue]) -> list[Path]:
+def _digest_of_records(records: Iterable[Preference]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for record in records:
+        digest.update(json.dumps(preference_to_json(record)).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def _found(folder: Path, basis: dict[str, JsonValue]) -> CurriculumFiles:
     again = "pass --overwrite to start anew, or set another output_dir"
     try:
         index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-        before, stages = index["basis"], index["stages"]
-        files = [(folder / stage["file"], stage["digest"]) for stage in stages]
+        before, stages, held_out = index["basis"], index["stages"], index.get("held_out")
+        listed = [*stages, *([] if held_out is None else [held_out])]
+        files = [(folder / each["file"], each["digest"]) for each in listed]
         damaged = [path for path, digest in files if _digest(path) != digest]
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise ResumeError(
@@ -164,7 +190,8 @@ def _found(folder: Path, basis: dict[str, JsonValue]) -> list[Path]:
         raise ResumeError(
             f"{damaged[0]}: is not the file that this run wrote; put it back, or {again}"
         )
-    return [path for path, _ in files]
+    paths = [path for path, _ in files]
+    return CurriculumFiles(paths[: len(stages)], None if held_out is None else paths[-1])
 
 
 def _digest(path: Path) -> str:
@@ -178,36 +205,33 @@ def _write(
     basis: dict[str, JsonValue],
     records: Records,
     held_out: Records | None,
-) -> list[Path]:
+) -> CurriculumFiles:
     folder.mkdir(parents=True, exist_ok=True)
-    # The index goes first and comes last, so that it never speaks of files that are half there.
-    (folder / INDEX).unlink(missing_ok=True)
-    for path in folder.glob("stage-*.jsonl"):
-        path.unlink()
+    remove_files(folder)
+    for remark in made.remarks:
+        say(remark)
     files: list[Path] = []
     stages: list[dict[str, object]] = []
     for number, pairs in enumerate(made.stages, start=1):
         path = folder / f"stage-{number}.jsonl"
         write_preferences(path, made.file_of(number))
         files.append(path)
-        stages.append(
-            {
-                "file": path.name,
-                "pairs": len(pairs),
-                "records": len({each.record for each in pairs}),
-                **_spread([each.ease for each in pairs]),
-                "digest": _digest(path),
-            }
-        )
+        counts = {"pairs": len(pairs), "records": len({each.record for each in pairs})}
+        spread = _spread([each.ease for each in pairs])
+        stages.append({"file": path.name, **counts, **spread, "digest": _digest(path)})
         say(f"stage {number} of {len(made.stages)}: {_line(stages[-1])}")
     for reason, count in made.counts.items():
         say(f"  {count} times {reason}")
     facts: dict[str, object] = {"stages": stages, "left_out": made.counts, "basis": basis}
-    facts["ledger"] = records.ledger.to_json()
+    facts |= {"remarks": made.remarks, "ledger": records.ledger.to_json()}
     if held_out is not None:
+        # In the form that stages have, since a training knows one set of columns.
+        write_preferences(folder / HELD_OUT, held_out.preferences)
+        facts["held_out"] = {"file": HELD_OUT, "digest": _digest(folder / HELD_OUT)}
         facts["held_out_ledger"] = held_out.ledger.to_json()
+    # The index comes last, so that it never speaks of files that are half there.
     RunFolder(folder).write_json(folder / INDEX, facts)
-    return files
+    return CurriculumFiles(files, None if held_out is None else folder / HELD_OUT)
 
 
 def _spread(eases: Sequence[float]) -> dict[str, float | None]:

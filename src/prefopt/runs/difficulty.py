@@ -1,18 +1,16 @@
-"""How easy pairs are under the models of a recipe, on the very text that is trained on."""
+"""Which pairs a training would drop, and how easy the others are under models, on the very text that is trained on."""
 
 from __future__ import annotations
 
 import gc
 import hashlib
-import json
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 
-from prefopt.build.curriculum import Measure
+from prefopt.build.curriculum import Measure, Unfit
 from prefopt.build.difficulty import (
     Logps,
     PairLogps,
@@ -26,15 +24,22 @@ from prefopt.build.difficulty import (
 from prefopt.config import RunConfig
 from prefopt.errors import ConfigError
 from prefopt.ledger import Ledger
+from prefopt.models.configuration import locate_base
 from prefopt.models.likelihood import context_length, sequence_logps
+from prefopt.models.locate import ADAPTER_CONFIG, Located, locate
 from prefopt.pack.batch import Example
 from prefopt.pack.prepare import prepare
 from prefopt.records import Preference
-from prefopt.runs.setup import load_with, prepare_settings
+from prefopt.runs.fitness import fitted
+from prefopt.runs.setup import load_with, prepare_settings, revision_of, tokenizer_of
 from prefopt.text.tokens import TokenSequence
+from prefopt.train.terms import Demands
 from prefopt.values import JsonValue
 
 _FILES = ("*.safetensors", "*.bin", "*.json", "*.jinja")
+
+_CHUNK = 4096
+"""Pairs whose tokens are held at once."""
 
 
 class Difficulty(NamedTuple):
@@ -69,41 +74,82 @@ def measure_of(difficulty: Difficulty, config: RunConfig, device: torch.device) 
     return imported(difficulty.name)
 
 
+def unfit_of(config: RunConfig, demands: Demands, source: str) -> Unfit:
+    """Which pairs a training of this recipe would drop, for want of an annotation or for the length of their text.
+
+    Args:
+        config: the recipe.
+        demands: what its objectives need.
+        source: the name of the data, for errors.
+
+    Called, it raises `RecordError` where a policy of the recipe makes an error of it, or `strict` does.
+    """
+
+    def unfit(pairs: Sequence[Preference]) -> list[str | None]:
+        tokenizer = tokenizer_of(config)
+        reasons: list[str | None] = []
+        for start in range(0, len(pairs), _CHUNK):
+            ledger = Ledger(source)
+            usable: list[Preference] = []
+            for pair in pairs[start : start + _CHUNK]:
+                ledger.enter(pair.id, origin=pair.origin)
+                found = fitted(pair, demands)
+                if isinstance(found, str):
+                    ledger.drop(pair.id, reason=found)
+                else:
+                    usable.append(pair)
+            prepare(usable, tokenizer, prepare_settings(config), ledger)
+            ledger.enforce(strict=config.strict)
+            rows = cast("list[dict[str, str]]", ledger.to_json()["rows"])
+            dropped = {row["id"]: row["reason"] for row in rows if row["fate"] == "dropped"}
+            reasons += [dropped.get(pair.id) for pair in pairs[start : start + _CHUNK]]
+        return reasons
+
+    return unfit
+
+
 def basis_of(difficulty: Difficulty, config: RunConfig) -> dict[str, JsonValue]:
-    """What decides the measure: what the models and the function are, not what they are called.
+    """What decides which pairs there are and the measure: what models and functions are, not what they are called.
 
     Raises:
         ConfigError: there is no such function.
     """
     by_policy = difficulty.name == "implicit_reward"
     facts: dict[str, JsonValue] = {**difficulty._asdict()}
+    facts["lengths"] = [
+        config.max_length,
+        config.max_prompt_length,
+        config.overlong_prompt,
+        config.overlong_response,
+    ]
     if by_policy or difficulty.name == "reference_gap":
-        facts["lengths"] = [
-            config.max_length,
-            config.max_prompt_length,
-            config.overlong_prompt,
-            config.overlong_response,
-        ]
-        facts["reference_files"] = _digest_of_files(difficulty.reference)
+        facts["reference_files"] = _digest_of_model(difficulty.reference, config)
     if by_policy:
-        facts["policy_files"] = _digest_of_files(difficulty.policy or "")
+        facts["policy_files"] = _digest_of_model(difficulty.policy or "", config)
     if ":" in difficulty.name:
         facts["function"] = hashlib.sha256(source_of(difficulty.name).encode()).hexdigest()
     return facts
 
 
-def _digest_of_files(model: str) -> str:
-    """Of the files of a model folder, and of the base's where it is an adapter; empty for a hub id."""
-    folder, total = Path(model).expanduser(), hashlib.sha256()
-    if not folder.is_dir():
-        return ""
+def _digest_of_model(model: str, config: RunConfig) -> str:
+    """Of the files of a model folder, and of the base's where it is an adapter; the commit of a hub id.
+
+    Raises:
+        ModelError: there is no such folder, and no such model on the hub.
+    """
+    return _digest_of_files(locate(model, revision=revision_of(config, model)))
+
+
+def _digest_of_files(located: Located) -> str:
+    folder, total = located.folder, hashlib.sha256()
+    if not Path(located.name).expanduser().is_dir():
+        return folder.name  # the hub's cache has a folder for each commit, whose files never change
     for file in sorted({file for pattern in _FILES for file in folder.glob(pattern)}):
         with file.open("rb") as opened:
             digest = hashlib.file_digest(opened, "sha256").hexdigest()
         total.update(f"{file.name} {digest}\n".encode())
-    with suppress(OSError, ValueError, AttributeError):
-        adapter = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-        total.update(_digest_of_files(str(adapter.get("base_model_name_or_path"))).encode())
+    if (folder / ADAPTER_CONFIG).is_file():
+        total.update(_digest_of_files(locate_base(located)).encode())
     return total.hexdigest()
 
 

@@ -26,6 +26,7 @@ from prefopt.models.load import (
     load_model,
     load_tokenizer,
 )
+from prefopt.models.locate import locate
 from prefopt.models.special_tokens import extend_embeddings
 from prefopt.pack.batch import Example
 from prefopt.pack.prepare import PrepareSettings, prepare
@@ -70,12 +71,18 @@ def cache_folder(config: RunConfig) -> Path:
 
 def tokenizer_of(config: RunConfig) -> PreTrainedTokenizerFast:
     """The tokenizer that a recipe names."""
+    name = config.tokenizer_name_or_path or config.model_name_or_path
     return load_tokenizer(
-        config.tokenizer_name_or_path or config.model_name_or_path,
-        revision=config.model_revision,
+        name,
+        revision=revision_of(config, name),
         trust_remote_code=config.trust_remote_code,
         chat_template=template_file(config),
     )
+
+
+def revision_of(config: RunConfig, name: str) -> str | None:
+    """The revision of a model that the recipe reads: `model_revision` is that of `model_name_or_path` alone."""
+    return config.model_revision if name == config.model_name_or_path else None
 
 
 def special_tokens_of(config: RunConfig, method: Method[RunConfig]) -> Sequence[str]:
@@ -337,13 +344,16 @@ def load_policy(
 
 def load_with(config: RunConfig, name: str, device: torch.device) -> LoadedModel:
     """A model with the attention that suits the device, unless the recipe names one."""
+    tokenizer = config.tokenizer_name_or_path
+    if tokenizer is not None:  # a folder, since `revision` here is that of the model
+        tokenizer = str(locate(tokenizer, revision=revision_of(config, tokenizer)).folder)
     settings = ModelSettings(
-        revision=config.model_revision,
+        revision=revision_of(config, name),
         dtype=config.dtype,
         attn_implementation=config.attn_implementation,
         trust_remote_code=config.trust_remote_code,
         device=str(device),
-        tokenizer=config.tokenizer_name_or_path,
+        tokenizer=tokenizer,
         chat_template=config.chat_template,
     )
     chosen = config.attn_implementation is not None or config.layout in ("tree", "rows")

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from prefopt.errors import ConfigError, RecordError
 from prefopt.text.files import Row, RowSource
+from prefopt.text.nested import STAGE
 from prefopt.values import JsonValue
 
 
@@ -130,7 +131,8 @@ def recognise(source: RowSource, columns: Mapping[str, str] | None = None) -> Re
     Args:
         source: the rows.
         columns: `{role: column}` of the user, which wins over every name; the role `meta` (several columns
-            separated by commas) keeps columns from being recognised at all.
+            separated by commas) keeps columns from being recognised at all, and so does `stage`, which curricula
+            read there.
 
     Raises:
         ConfigError: `columns` names an unknown role.
@@ -165,23 +167,26 @@ def recognise(source: RowSource, columns: Mapping[str, str] | None = None) -> Re
 
 
 def _hidden(columns: Mapping[str, str] | None) -> set[str]:
-    return {name.strip() for name in (columns or {}).get("meta", "").split(",")}
+    hidden = (columns or {}).get("meta", "").split(",")
+    return {name.strip() for name in (*hidden, (columns or {}).get(STAGE, ""))}
 
 
 def _check_mapping(columns: Mapping[str, str], names: list[str], where: str) -> dict[str, str]:
     for role, column in columns.items():
+        if role == STAGE:  # evaluation data under the same `columns` need none
+            continue
         if role not in ALIASES and role != "meta":
-            near = difflib.get_close_matches(role, ALIASES, n=1)
+            near = difflib.get_close_matches(role, [*ALIASES, STAGE], n=1)
             hint = f"did you mean '{near[0]}'? " if near else ""
             raise ConfigError(
-                f"columns: unknown role '{role}'; {hint}known roles are {', '.join(ALIASES)} and meta"
+                f"columns: unknown role '{role}'; {hint}known roles are {', '.join(ALIASES)}, {STAGE} and meta"
             )
         for name in column.split(",") if role == "meta" else [column]:
             if name.strip() not in names:
                 near = difflib.get_close_matches(name, names, n=1)
                 hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(names)}"
                 raise RecordError(f"columns.{role}: {where} has no column '{name.strip()}'; {hint}")
-    return {role: column for role, column in columns.items() if role != "meta"}
+    return {role: column for role, column in columns.items() if role not in ("meta", STAGE)}
 
 
 def _sample(rows: Iterable[Row], name: str) -> JsonValue:

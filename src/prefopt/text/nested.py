@@ -1,4 +1,4 @@
-"""Rows that hold several records inside: published curricula and message trees, as rows of ordinary columns.
+"""Rows that hold several records inside, or a part of one: published curricula and message trees, as ordinary rows.
 
 What is read here is the layout alone; `columns.py` and `rows.py` read the rows that come out like those of any file.
 """
@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from prefopt.errors import RecordError
 from prefopt.text.files import Row, RowSource, SourceRow
+from prefopt.text.message_rows import message_trees
 from prefopt.values import JsonValue, read_list, read_object, read_text, refuse
 
 LEVELS = ("easy", "medium", "hard")
@@ -20,9 +21,13 @@ STAGE = "stage"
 
 NO_LEVEL = "a curriculum row without easy, medium or hard"
 NO_RANKED = "a message tree without two ranked answers"
+NO_RANKED_ROWS = "a message tree without two ranked answers, or without its first message"
 
 _FIRST_ROWS = 100
 """Rows that decide the layout, as for columns."""
+
+_MESSAGE = {"message_id", "parent_id", "text", "role", "rank"}
+"""Columns of message trees with a row per message."""
 
 _ROLES = {"prompter": "user", "assistant": "assistant"}
 """Roles of OpenAssistant -> ours."""
@@ -47,7 +52,8 @@ def unnested(source: RowSource) -> Unnested:
     `rejected_content`, becomes a row of prompt, chosen, rejected and stage per level. A message tree of OpenAssistant,
     `{prompt: {text, role, replies: [...]}}`, becomes a row per message of the prompter's that has two or more ranked
     answers: the conversation up to it, and these answers with their ranks. Deleted messages and what follows them, and
-    answers without a rank, are left out.
+    answers without a rank, are left out. Trees whose messages are rows of their own (`message_id`, `parent_id`, `rank`)
+    are put together first.
 
     Raises:
         RecordError: a part is missing or of the wrong type, or no message of any tree has two ranked answers.
@@ -57,6 +63,10 @@ def unnested(source: RowSource) -> Unnested:
         parts, reason = [(row, list(_levels(row))) for row in source.rows], NO_LEVEL
     elif any(map(_is_tree, first)):
         parts, reason = [(row, list(_ranked(row))) for row in source.rows], NO_RANKED
+    elif {name for row in first for name in row} >= _MESSAGE:
+        trees = message_trees(source.rows)
+        parts, reason = [(row, list(_ranked(row))) for row in trees.whole], NO_RANKED_ROWS
+        parts += [(row, []) for row in trees.torn]
     else:
         return Unnested(source, [], "")
     rows = [found for _, inner in parts for found in inner]

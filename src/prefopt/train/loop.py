@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import signal
 import time
+from bisect import bisect_left
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -37,7 +38,7 @@ from prefopt.train.track import MetricsFile
 
 B = TypeVar("B")
 
-_ROW_KEYS = {"step", "epoch", "seconds"}
+_ROW_KEYS = {"step", "epoch", "stage", "seconds"}
 """What a line of `metrics.jsonl` says about itself; the rest are metrics."""
 
 
@@ -53,10 +54,10 @@ class LoopSettings:
     """0 switches clipping off."""
     logging_steps: int = 10
     eval_steps: int | None = None
-    """None: no evaluation."""
+    """Evaluate after so many steps, and at the end of every stage; None: no evaluation."""
     eval_plan: Sequence[StepPlan] = ()
     save_steps: int | None = None
-    """None: no checkpoints."""
+    """Save after so many steps, and at the end of every stage; None: no checkpoints."""
     save_total_limit: int | None = None
     identity: Mapping[str, str] = field(default_factory=dict[str, str])
     """Facts about the run that a resumed one must share."""
@@ -90,6 +91,8 @@ class _Loop(Generic[B]):
     def __init__(self, learner: Learner[B], settings: LoopSettings, runtime: Runtime) -> None:
         self.learner, self.settings, self.runtime = learner, settings, runtime
         self.total_steps = settings.schedule.total_steps
+        self.steps_per_epoch = settings.schedule.steps_per_epoch
+        self.stage_ends = settings.schedule.stage_ends()
         optimizer = adamw(learner.module, settings.optim)
         self.module, self.optimizer = runtime.prepare(learner.module, optimizer)
         self.metrics = MetricsFile(settings.folder / "metrics.jsonl")
@@ -186,7 +189,7 @@ class _Loop(Generic[B]):
     def report(self, gradient_norm: Tensor) -> str:
         """Log and evaluate when due; returns a short note for the progress bar."""
         settings, step = self.settings, self.step
-        end = step == self.total_steps
+        end = step in self.stage_ends  # no row is of two stages, and each is told how it ended
         values: dict[str, float] = {}
         # A checkpoint finds the window empty, so that a resumed run logs what an uninterrupted one does.
         if step % settings.logging_steps == 0 or step == 1 or end or self.save_due():
@@ -222,15 +225,17 @@ class _Loop(Generic[B]):
 
     def write(self, values: Mapping[str, float]) -> None:
         self.last = {**self.last, **values}
-        epoch = self.step / self.settings.schedule.steps_per_epoch
-        row = {"step": self.step, "epoch": round(epoch, 6), **values}
+        row = {"step": self.step, "epoch": round(self.step / self.steps_per_epoch, 6)}
+        if len(self.stage_ends) > 1:
+            row["stage"] = 1 + bisect_left(self.stage_ends, self.step)
+        row |= values
         if self.runtime.is_main:
             self.metrics.append({**row, "seconds": round(time.perf_counter() - self.started, 3)})
         self.runtime.track(values, step=self.step)
 
     def save_due(self) -> bool:
         every = self.settings.save_steps
-        return every is not None and (self.step % every == 0 or self.step == self.total_steps)
+        return every is not None and (self.step % every == 0 or self.step in self.stage_ends)
 
     def save_if_due(self, *, force: bool) -> bool:
         if not (self.save_due() or force):
