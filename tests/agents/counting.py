@@ -87,7 +87,8 @@ class CountingEnvironment:
     def reset(self, task: Task) -> Outcome:
         assert "torch" not in sys.modules and "transformers" not in sys.modules
         self.at, self.task = 0, task
-        if "start" in task.meta:
+        mended = bool(self.folder) and Path(self.folder, "mended").exists()
+        if "start" in task.meta and not mended:
             _misbehave(str(task.meta["start"]))
         return self._seen(f"You are at 0 in {task.id}.")
 

@@ -118,6 +118,29 @@ def test_two_processes_say_once_that_nothing_can_be_built(tmp_path: Path) -> Non
     assert done.returncode != 0 and len(found) == 1 and "127.0.0.1:9" in found[0], done.stderr
 
 
+@pytest.mark.slow
+def test_a_run_goes_on_with_the_data_that_it_was_begun_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An environment that failed in the build and works now would make other data."""
+    blank = RoomsWorld(RoomsSettings(hidden_size=32, layers=1)).save_blank(tmp_path / "blank")
+    (tmp_path / "marks").mkdir()
+    words = [
+        "run", recipe(tmp_path, blank, splits=["test"], limit=1), "build.environment=tests.agents.counting:Planned",
+        f"build.environment_options={{goal: 2, closed: [1], folder: {tmp_path / 'marks'}}}", "build.max_tasks=3",
+    ]  # fmt: skip
+    assert main(words) == 0
+    assert "1 of 3 experts failed" in capsys.readouterr().err
+    pairs = (tmp_path / "data" / "pairs.jsonl").read_bytes()
+    (tmp_path / "marks" / "mended").touch()
+    assert main(words) == 0
+    said = capsys.readouterr().err
+    assert f"data: {tmp_path / 'data' / 'pairs.jsonl'}, on which the run in" in said
+    assert (tmp_path / "data" / "pairs.jsonl").read_bytes() == pairs
+    assert main([*words, "--overwrite"]) == 0
+    assert (tmp_path / "data" / "pairs.jsonl").read_bytes() != pairs
+
+
 def launched(processes: int) -> list[str]:
     """What comes between `python -m` and `prefopt`."""
     if processes == 1:

@@ -19,7 +19,7 @@ from prefopt.progress import say
 from prefopt.report.page import write_report
 from prefopt.runs.chain import going_on, written
 from prefopt.runs.method import Method, RunResult
-from prefopt.runs.same_data import require_same_data, section_of_run
+from prefopt.runs.same_data import is_trained_on, require_same_data, section_of_run
 from prefopt.runs.train import train_method
 from prefopt.train.runtime import Runtime
 from prefopt.values import JsonValue
@@ -223,6 +223,9 @@ def _prepared(
     if begun:
         require_same_data(config, section)
         changes["build"] = section_of_run(config, section)
+        if is_trained_on(config):
+            say(f"data: {config.built_file}, on which the run in {config.output_dir} was begun")
+            return Path(str(config.built_file)), changes
     return method.build(config), changes
 
 

@@ -46,6 +46,17 @@ def require_same_data(config: RunConfig, section: BuildSection) -> None:
         )
 
 
+def is_trained_on(config: RunConfig) -> bool:
+    """Whether a run was begun on the data that are there, which stay as they are then.
+
+    A build that is called again makes up for what failed before, such as episodes of an environment, and a run that was
+    begun without them could not go on with the data that come of it.
+    """
+    file = config.built_file
+    begun = RunFolder(Path(config.output_dir)).recipe.exists()
+    return begun and file is not None and Path(file).exists() and not config.changed_since_built()
+
+
 def section_of_run(config: RunConfig, section: BuildSection) -> BuildSection:
     """The section `build` with which a begun run of the same data goes on: its own, in the place that is named now.
 

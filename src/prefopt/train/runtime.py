@@ -142,8 +142,9 @@ class Runtime:
     def _patient_group(self) -> torch.distributed.ProcessGroup:
         """All processes, through main memory: the usual group gives up after minutes, and data take hours to make."""
         if self._patient is None:
-            self._patient = torch.distributed.new_group(backend="gloo", timeout=_PATIENCE)
-        return cast("torch.distributed.ProcessGroup", self._patient)
+            made = torch.distributed.new_group(backend="gloo", timeout=_PATIENCE)
+            self._patient = cast("torch.distributed.ProcessGroup", made)
+        return self._patient
 
     def wait(self) -> None:
         """Until all processes are here."""
