@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from prefopt.build.settings import Writer
 from prefopt.cli.main import main
 from tests.generate.server import Body, FakeServer, chat, plain
 from tests.integration.runs import write_rows
@@ -20,13 +22,22 @@ QWEN2 = (
 )
 
 
-def build(folder: Path, url: str, *, endpoint: str, style: str, **keys: Any) -> int:
+def build(
+    folder: Path,
+    url: str,
+    *,
+    endpoint: str,
+    style: str,
+    extra_body: Mapping[str, Any] | None = None,
+    **keys: Any,
+) -> int:
     """`prefopt build` with a server as writer and people as judges."""
+    writer = {"server": url, "model": "tiny", "endpoint": endpoint, "patience": 2.0}
     problem = {"id": "p", "question": "What is 2 + 3?", "answer": "#### 5"}
     section = {
         "problems": str(write_rows(folder / "problems.jsonl", [problem])),
         "style": style,
-        "writer": {"server": url, "model": "tiny", "endpoint": endpoint, "patience": 2.0},
+        "writer": writer if extra_body is None else {**writer, "extra_body": dict(extra_body)},
         "judge": {"by": "labels"},
         "samples": 1,
         "output_dir": str(folder / "data"),
@@ -43,6 +54,20 @@ def build(folder: Path, url: str, *, endpoint: str, style: str, **keys: Any) -> 
     path = folder / "recipe.yaml"
     path.write_text("".join(f"{key}: {json.dumps(value)}\n" for key, value in recipe.items()))
     return main(["build", str(path)])
+
+
+@pytest.mark.slow
+def test_further_fields_of_a_writer_are_sent(tmp_path: Path) -> None:
+    fields = {"top_k": 20, "top_p": None}
+    with FakeServer(answer) as server:
+        build(tmp_path, server.url, endpoint="chat", style="qwen2-boxed-step", extra_body=fields)
+        asked = server.asked
+    assert asked and all(body["top_k"] == 20 and "top_p" not in body for body in asked)
+
+
+def test_further_fields_are_for_servers() -> None:
+    with pytest.raises(ValueError, match="extra_body is for requests to a server: remove it"):
+        Writer(model_name_or_path="tiny", extra_body={"top_k": 20})
 
 
 def answer(number: int, path: str, body: Body) -> Body:
@@ -65,7 +90,7 @@ def answer(number: int, path: str, body: Body) -> Body:
     ],
 )  # fmt: skip
 def test_the_completions_endpoint_gets_the_text_of_training(
-    tmp_path: Path, style: str, keys: dict[str, str], prompt: str
+    tmp_path: Path, style: str, keys: dict[str, Any], prompt: str
 ) -> None:
     with FakeServer(answer) as server:
         assert build(tmp_path, server.url, endpoint="completions", style=style, **keys) == 0

@@ -160,6 +160,7 @@ def test_what_a_server_refuses_counts_as_wrong_and_is_asked_again(
         (["--code", "--style", "alpaca"], "with --code use --style scdpo or scdpo-system"),
         (["--server", "localhost:8000"], "base_url is 'localhost:8000'; give an address"),
         (["--patience", "0"], "patience is 0.0; use more than 0 seconds"),
+        (["--extra-body", "top_k"], "--extra-body is 'top_k'; give a JSON object"),
         (["--code"], "record 'sums-1': the server does not say which stop string ended a text"),
     ],
 )
@@ -173,6 +174,19 @@ def test_mistakes_with_servers_are_one_line(
         assert evaluate("tiny", sums(tmp_path, 1), tmp_path / "out", *url, *words) == 2
     error = capsys.readouterr().err
     assert message in error and error.startswith("error: ") and error.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_further_fields_are_sent_and_belong_to_the_settings(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fields = ("--extra-body", '{"top_k": 20, "temperature": null}')
+    with FakeServer(reply) as server:
+        file, words = sums(tmp_path, 1), ("--server", server.url)
+        assert evaluate("tiny", file, tmp_path / "out", *words, *fields) == 0
+        assert server.asked[0]["top_k"] == 20 and "temperature" not in server.asked[0]
+        assert evaluate("tiny", file, tmp_path / "out", *words) == 2
+    assert "extra_body" in capsys.readouterr().err
 
 
 @pytest.mark.slow

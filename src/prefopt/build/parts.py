@@ -165,6 +165,7 @@ def open_writer(writer: Writer, shelf: Shelf) -> Generator:
         concurrency=writer.concurrency,
         timeout=writer.timeout,
         patience=writer.patience,
+        extra_body=writer.extra_body,
         render=shelf.render,
     )
 

@@ -67,6 +67,8 @@ class Writer(Section):
     """Seconds after which a request is given up and tried again."""
     patience: Positive = 600.0
     """Seconds of failed attempts after which the server counts as gone; 10 for one that never answered."""
+    extra_body: dict[str, Json] | None = None
+    """Further fields of each request, such as top_k: 20; null as a value leaves one of ours out."""
 
     @model_validator(mode="after")
     def _one_of_two(self) -> Self:
@@ -74,6 +76,8 @@ class Writer(Section):
             raise ValueError("set either model_name_or_path or server (with model)")
         if (self.server is None) != (self.model is None):
             raise ValueError("server and model belong together: set both or none")
+        if self.server is None and self.extra_body is not None:
+            raise ValueError("extra_body is for requests to a server: remove it")
         return self
 
     @property

@@ -40,11 +40,7 @@ def add_writer_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="how long a server in trouble is tried again (600); one that never answered, 10 at most",
     )
-    server.add_argument(
-        "--extra-body",
-        metavar="JSON",
-        help="further fields of each request; null leaves one of ours out: '{\"temperature\": null}'",
-    )
+    add_extra_body(server)
     server.add_argument(
         "--known-as",
         metavar="URL",
@@ -69,6 +65,15 @@ def add_sampling_arguments(parser: argparse.ArgumentParser, *, tokens: int) -> N
     group.add_argument("--seed", type=int, default=0, metavar="N", help="(0)")
 
 
+def add_extra_body(group: argparse._ArgumentGroup) -> None:
+    """Declare fields of requests that only the user's server knows."""
+    group.add_argument(
+        "--extra-body",
+        metavar="JSON",
+        help="further fields of each request; null leaves one of ours out: '{\"temperature\": null}'",
+    )
+
+
 def writer_settings(arguments: argparse.Namespace, model: str) -> WriterSettings:
     """Who writes.
 
@@ -89,11 +94,16 @@ def writer_settings(arguments: argparse.Namespace, model: str) -> WriterSettings
         if getattr(arguments, option) is not None
     }
     if arguments.extra_body is not None:
-        chosen["extra_body"] = _read_fields(arguments.extra_body)
+        chosen["extra_body"] = read_fields(arguments.extra_body)
     return WriterSettings(model=model, server=arguments.server, **chosen)
 
 
-def _read_fields(text: str) -> dict[str, JsonValue]:
+def read_fields(text: str) -> dict[str, JsonValue]:
+    """What `--extra-body` says.
+
+    Raises:
+        ConfigError: it is no JSON object.
+    """
     import json
 
     from prefopt.errors import ConfigError

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prefopt.cli._eval_agents import add_environment_arguments, require_no_environment, run_agents
 from prefopt.cli._eval_code import add_code_arguments, limits, packages, require_code
+from prefopt.cli._writer import add_extra_body, read_fields
 
 if TYPE_CHECKING:
     import argparse
@@ -31,7 +32,7 @@ Every output is saved with its verdict. Killed at any time, the same command goe
 _BATCH_SIZE = 64
 _GRADER = "math-verify"
 _OF_FILES = (
-    "style", "against", "max_new_tokens", "column", "server", "model", "endpoint", "patience", "code",
+    "style", "against", "max_new_tokens", "column", "server", "model", "endpoint", "patience", "extra_body", "code",
     "packages", "code_limit", "unsafe_local_execution", "environment",
 )  # fmt: skip
 """Options that mean nothing to tasks of the harness."""
@@ -108,6 +109,7 @@ def _add_server(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="how long a server in trouble is tried again (600); one that never answered, 10 at most",
     )
+    add_extra_body(group)
 
 
 def _add_harness(parser: argparse.ArgumentParser) -> None:
@@ -208,10 +210,10 @@ def _server(arguments: argparse.Namespace) -> Server | None:
     from prefopt.evals.target import Server
 
     if arguments.server is None:
-        for option in ("model", "endpoint", "patience"):
+        for option in ("model", "endpoint", "patience", "extra_body"):
             if getattr(arguments, option) is not None:
                 raise ConfigError(
-                    f"--{option} belongs to --server URL; without it TARGET is loaded in this process"
+                    f"--{option.replace('_', '-')} belongs to --server URL; without it TARGET is loaded in this process"
                 )
         return None
     for option, usual in (("device", "auto"), ("dtype", "auto"), ("batch_size", _BATCH_SIZE)):
@@ -220,9 +222,13 @@ def _server(arguments: argparse.Namespace) -> Server | None:
                 f"--{option.replace('_', '-')} is about a model in this process; the model of --server runs as the "
                 "server was started, so leave it out"
             )
-    model, patience = arguments.model or arguments.target, arguments.patience
-    usual = Server(arguments.server, model, arguments.endpoint)
-    return usual if patience is None else usual._replace(patience=patience)
+    chosen: dict[str, Any] = {}
+    if arguments.patience is not None:
+        chosen["patience"] = arguments.patience
+    if arguments.extra_body is not None:
+        chosen["extra_body"] = read_fields(arguments.extra_body)
+    name = arguments.model or arguments.target
+    return Server(arguments.server, name, arguments.endpoint, **chosen)
 
 
 def _run_harness(arguments: argparse.Namespace) -> int:

@@ -251,6 +251,7 @@ def _facts(played: _Played, generator: str) -> dict[str, JsonValue]:
         "target": played.target.model if server is None else server.model,
         "server": None if server is None else server.url,
         "endpoint": None if server is None else choose_endpoint(server, find_style("chat")),
+        "extra_body": None if server is None or not server.extra_body else dict(server.extra_body),
         "generator": generator,
         "dtype": settings.dtype if server is None else None,
         "environment": settings.environment,

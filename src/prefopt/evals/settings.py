@@ -80,6 +80,7 @@ def stored(
         "target": target.model if server is None else server.model,
         "server": None if server is None else server.url,
         "endpoint": None if server is None else choose_endpoint(server, style),
+        "extra_body": None if server is None or not server.extra_body else dict(server.extra_body),
         "generator": generator,
         "dtype": settings.dtype if server is None else None,
         "style": style.name,

@@ -5,6 +5,7 @@ Models are imported where they are loaded: evaluating one behind a server needs 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -12,6 +13,7 @@ from prefopt.errors import ConfigError, ModelError
 from prefopt.generate.base import Generator
 from prefopt.models.locate import ADAPTER_CONFIG, CONFIG
 from prefopt.text.styles import PromptStyle, find_style, style_names
+from prefopt.values import JsonValue
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -45,6 +47,8 @@ class Server(NamedTuple):
     """None: `chat` for conversations, `completions` for prompts that are plain text."""
     patience: float = 600.0
     """Seconds for which a request is tried again (`prefopt.generate.openai`)."""
+    extra_body: Mapping[str, JsonValue] | None = None
+    """Further fields of each request."""
 
 
 def find_target(given: str) -> Target:
@@ -164,4 +168,5 @@ def open_server(
         endpoint=endpoint,
         tokenizer=tokenizer,
         patience=server.patience,
+        extra_body=server.extra_body,
     )
