@@ -60,7 +60,8 @@ def build(
 def test_further_fields_of_a_writer_are_sent(tmp_path: Path) -> None:
     fields = {"top_k": 20, "top_p": None}
     with FakeServer(answer) as server:
-        build(tmp_path, server.url, endpoint="chat", style="qwen2-boxed-step", extra_body=fields)
+        words = {"endpoint": "completions", "style": "qwen2-boxed-step"}
+        assert build(tmp_path, server.url, **words, extra_body=fields) == 0
         asked = server.asked
     assert asked and all(body["top_k"] == 20 and "top_p" not in body for body in asked)
 
