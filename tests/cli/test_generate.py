@@ -137,6 +137,9 @@ def test_a_server_that_has_moved_and_a_second_command(tmp_path, capsys):
         command[-1] = new.url
         assert main([*command, "--known-as", old.url]) == 0
         assert new.asked == [] and "--known-as" not in capsys.readouterr().err
+        assert json.loads((tmp_path / "out.settings.json").read_text())["known_as"] == old.url
+        assert main(command) == 2
+        assert f"at a new address, give --known-as {old.url}\n" in capsys.readouterr().err
         assert main([*command, "--overwrite"]) == 0
         assert "holds 4 texts by another model or address" in capsys.readouterr().err
 

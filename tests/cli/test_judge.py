@@ -273,9 +273,12 @@ def test_a_server_that_has_moved_is_not_asked_again(tmp_path, capsys):
         error = capsys.readouterr().err
         assert (
             "holds 3 texts by another model or address, which are not used; if this is the same model at a new "
-            "address, give the old one with --known-as" in error
+            "address, give its first one with --known-as" in error
         )
         assert f"model j at {old.url} / j at {new.url}" in error and not new.asked
+        assert error.endswith(
+            f"; if this is the same model at a new address, give --known-as {old.url}\n"
+        )
         (tmp_path / "out" / "judgement.json").unlink()  # as after a kill
         assert main(of(tmp_path, new, "--single", "--known-as", old.url)) == 0
         assert new.asked == [] and "holds" not in capsys.readouterr().err
@@ -284,6 +287,62 @@ def test_a_server_that_has_moved_is_not_asked_again(tmp_path, capsys):
         command[command.index("j")] = "k"
         assert main(command) == 0
         assert len(new.asked) == 3, "another model at that address is asked"
+
+
+def test_a_server_that_moves_twice_is_known_by_its_first_address(tmp_path, capsys):
+    script = lambda *_: counted("[[7]]")  # noqa: E731
+    with FakeServer(script) as first, FakeServer(script) as second, FakeServer(script) as third:
+        assert main(of(tmp_path, first, "--single")) == 0
+        facts = json.loads((tmp_path / "out" / "judgement.json").read_text())
+        assert "known_as" not in facts
+        assert main(of(tmp_path, second, "--single", "--known-as", first.url)) == 0
+        facts = json.loads((tmp_path / "out" / "judgement.json").read_text())
+        assert (facts["known_as"], facts["settings"]["server"]) == (first.url, second.url)
+        capsys.readouterr()
+        assert main(of(tmp_path, third, "--single", "--known-as", second.url)) == 2
+        assert f"address, give --known-as {first.url}\n" in capsys.readouterr().err
+        assert main(of(tmp_path, third, "--single", "--known-as", first.url)) == 0
+        assert main(of(tmp_path, third, "--single", "--known-as", first.url, "--seed", "1")) == 2
+        error = capsys.readouterr().err
+        assert "seed 0 / 1" in error and "--known-as" not in error, "the server is the same"
+        assert not second.asked and not third.asked
+
+
+@pytest.mark.parametrize(
+    ("bad", "remedy"),
+    [
+        (Answer(500, "boom"), "look at the server's log"),
+        (counted("", message={"reasoning": "hm"}), "start the server without the reasoning parser"),
+    ],
+    ids=["500", "reasoning"],
+)
+def test_a_server_that_fails_at_all_rows_ends_the_judgement(
+    tmp_path, capsys, monkeypatch, bad, remedy
+):
+    """It answers short questions, and it graded half of the rows before."""
+    monkeypatch.setattr("prefopt.generate.server._FIRST_WAIT", 0.02)
+    rows = [{"prompt": f"{k}?", "output": "o"} for k in range(40)]
+    graded: list[int] = []
+
+    def script(_, __, body):
+        if shown(body) == "Say yes." or len(graded) < 20:
+            graded.append(1)
+            return counted("[[7]]")
+        return bad
+
+    command = ["judge", str(write_rows(tmp_path / "a.jsonl", rows)), "--single", "--model", "j"]
+    command += ["--output", str(tmp_path / "out"), "--patience", "0.2", "--concurrency", "4"]
+    with FakeServer(script) as server:
+        for _ in range(2):
+            assert main([*command, "--server", server.url]) == 2
+            error = capsys.readouterr().err.splitlines()[-1]
+            assert (
+                remedy in error and "6 requests failed for good, and none was answered in" in error
+            )
+            assert (
+                "(20 of " in error and "requests are left; the same command goes on with" in error
+            )
+    assert not (tmp_path / "out" / "judgement.json").exists()
 
 
 def test_two_commands_do_not_pay_twice(tmp_path, capsys):
@@ -331,6 +390,10 @@ def test_further_fields_are_sent_and_are_part_of_the_judge(tmp_path, capsys):
         (
             ["--single", "--server", "http://h/v1", "--model", "m", "--extra-body", "{x}"],
             "--extra-body is '{x}'; give a JSON object",
+        ),
+        (
+            ["--single", "--server", "http://h/v1", "--model", "m", "--extra-body", '{"model": 1}'],
+            "extra_body has 'model', which says who is asked or what; leave it out",
         ),
     ],
 )

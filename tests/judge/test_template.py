@@ -69,6 +69,7 @@ def test_a_template_of_ones_own(tmp_path: Path) -> None:
             r"\{earlier\} is no place of such a template; it may have question, answer_1, answer_2, earlier_1, "
             "earlier_2, reference, form",
         ),
+        ("{question} {answer} {Form}", SINGLE_PLACES, r"\{Form\} is no place of such a template"),
         ("{question} {answer_1}", PAIRWISE_PLACES, r"the template has no \{answer_2\}"),
     ],
 )  # fmt: skip
@@ -77,6 +78,12 @@ def test_templates_that_could_hide_something_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         parse_template(text, places, "t")
+
+
+def test_capital_letters_in_braces_are_text_of_the_template() -> None:
+    template = parse_template("{question} \\boxed{X} {answer} {Note}", SINGLE_PLACES, "t")
+    (message,) = template.fill({"question": "q", "answer": "a"})
+    assert message.content == "q \\boxed{X} a {Note}"
 
 
 def test_needed_places_may_share_a_paragraph_and_are_always_shown() -> None:

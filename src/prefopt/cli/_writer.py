@@ -44,7 +44,7 @@ def add_writer_arguments(parser: argparse.ArgumentParser) -> None:
     server.add_argument(
         "--known-as",
         metavar="URL",
-        help="an earlier address of the same model: what the journal holds from there is used",
+        help="the first address of the same model: what the journal holds from there is used",
     )
     local = parser.add_argument_group("a model in this process")
     local.add_argument("--device", help="auto, cpu, cuda, cuda:1 (auto)")
@@ -65,7 +65,9 @@ def add_sampling_arguments(parser: argparse.ArgumentParser, *, tokens: int) -> N
     group.add_argument("--seed", type=int, default=0, metavar="N", help="(0)")
 
 
-def add_extra_body(group: argparse._ArgumentGroup) -> None:
+def add_extra_body(
+    group: argparse._ArgumentGroup,  # pyright: ignore[reportPrivateUsage] - it has no public name
+) -> None:
     """Declare fields of requests that only the user's server knows."""
     group.add_argument(
         "--extra-body",

@@ -84,6 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
         talk=None if arguments.format is None else arguments.format == "chat",
         limit=arguments.limit,
         extra_body=writer.extra_body,
+        known_as=writer.known_as,
     )
     answers = write_answers(
         Path(arguments.file),

@@ -80,7 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     settings = _settings(arguments)
     writer = writer_settings(arguments, settings.judge)
-    settings = replace(settings, extra_body=writer.extra_body)
+    settings = replace(settings, extra_body=writer.extra_body, known_as=writer.known_as)
     generator = open_writer(writer).generator
     outputs, folder = Path(arguments.outputs), _folder(arguments)
     if arguments.against is None:

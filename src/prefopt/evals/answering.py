@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from prefopt.errors import ConfigError, JudgeError, RecordError
-from prefopt.evals.earlier import require_replaceable
-from prefopt.evals.writer import Opened, tell_of_strangers
+from prefopt.evals.writer import Opened, require_same_writer, tell_of_strangers
 from prefopt.generate.base import Completion, Request, Sampling, Tally, tally_of
 from prefopt.generate.journal import Journal, complete
 from prefopt.judge.outputs import OUTPUT_COLUMNS
@@ -47,6 +46,8 @@ class AnswerSettings:
     limit: int | None = None
     extra_body: Mapping[str, JsonValue] | None = None
     """Further fields of requests to the server; part of what decides the answers."""
+    known_as: str | None = None
+    """An earlier address of the server, which its texts are known by."""
 
 
 class Answers(NamedTuple):
@@ -113,14 +114,18 @@ def write_answers(
     ):
         if settings.server is not None:
             tell_of_strangers(journal, opened.generator)
-        require_replaceable(target.parent, facts, overwrite=overwrite, file=told.name)
+        require_same_writer(
+            target.parent, facts, overwrite=overwrite, file=told.name, known_as=settings.known_as
+        )
         before = journal.count()
         _answer(talks, opened, settings, journal, talk=talk)
         new = journal.count() - before
         found = _sum_up(target, talks, new, tally_of(opened.generator).since(tally))
         rows = [json.dumps(_row(t, settings), ensure_ascii=False) for t in talks]
         write_whole(target, (f"{row}\n" for row in rows))
-        write_whole(told, [json.dumps({"name": target.name, "settings": facts}, indent=1), "\n"])
+        known = {} if settings.known_as is None else {"known_as": settings.known_as}
+        made = {"name": target.name, **known, "settings": facts}
+        write_whole(told, [json.dumps(made, indent=1), "\n"])
     return found
 
 

@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Literal, NamedTuple, TypeVar
 
 from prefopt.errors import JudgeError, RecordError
-from prefopt.evals.earlier import require_replaceable
 from prefopt.evals.judgement import GradeTable, RateTable, grade_table, rate_table
 from prefopt.evals.verdict_rows import by_row, is_missing, is_silent, verdict_line
-from prefopt.evals.writer import tell_of_strangers
+from prefopt.evals.writer import require_same_writer, tell_of_strangers
 from prefopt.generate.base import Generator, Sampling, Tally, tally_of
 from prefopt.generate.journal import Held, Journal, Progress
 from prefopt.judge.asking import Asking, Spent, total_spent
@@ -65,6 +64,8 @@ class JudgeSettings:
     join: Join = "question"
     extra_body: Mapping[str, JsonValue] | None = None
     """Further fields of requests to the server; part of what decides the verdicts."""
+    known_as: str | None = None
+    """An earlier address of the server, which its texts are known by."""
 
 
 class Effort(NamedTuple):
@@ -117,7 +118,7 @@ def judge_single(
     asking = Asking(generator, rules, settings.sampling, settings.attempts)
     judge = SingleJudge(asking, template=template)
     remarks = ["" if e.answers else "there is no output" for e in exchanges]
-    place = _Place(folder, outputs, facts)
+    place = _Place(folder, outputs, facts, known_as=settings.known_as)
     with locked(folder / LOCK_FILE, busy=_BUSY):
         found, effort = place.ask(
             generator,
@@ -164,7 +165,7 @@ def judge_against(
         order=settings.order,
         seed=settings.sampling.seed,
     )
-    place = _Place(folder, outputs, facts, baseline)
+    place = _Place(folder, outputs, facts, baseline, settings.known_as)
     with locked(folder / LOCK_FILE, busy=_BUSY):
         found, effort = place.ask(
             generator,
@@ -191,6 +192,7 @@ class _Place(NamedTuple):
     outputs: Path
     facts: dict[str, JsonValue]
     baseline: Path | None = None
+    known_as: str | None = None
 
     def ask(
         self,
@@ -203,7 +205,13 @@ class _Place(NamedTuple):
         with Journal(self.folder / JOURNAL_FILE) as journal:
             if self.facts["server"] is not None:
                 tell_of_strangers(journal, generator)
-            require_replaceable(self.folder, self.facts, overwrite=overwrite, file=RESULT_FILE)
+            require_same_writer(
+                self.folder,
+                self.facts,
+                overwrite=overwrite,
+                file=RESULT_FILE,
+                known_as=self.known_as,
+            )
             before, tally = journal.count(), tally_of(generator)
             with counted("judging") as tick:
                 found = work(journal, tick)
@@ -245,6 +253,7 @@ class _Place(NamedTuple):
             "name": name,
             "outputs": str(self.outputs),
             **versus,
+            **({} if self.known_as is None else {"known_as": self.known_as}),
             "rows": len(exchanges),
             "left_out": len(left_out),
             "missing": len(missing),

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from prefopt.errors import ConfigError
+from prefopt.errors import ConfigError, JudgeError
 from prefopt.evals.earlier import (
     Earlier,
     Held,
@@ -109,6 +109,7 @@ def evaluate_files(
             other settings; or the one in `against` is about other problems.
         ModelError: the target cannot be loaded.
         RecordError, StorageError: a file cannot be read; the message names file and line.
+        JudgeError: the server cannot be used, or refuses every problem of a file; what was answered is kept.
     """
     found = find_target(target)
     label = name or found.name
@@ -230,6 +231,7 @@ class _Solver:
         with Journal(folder / JOURNAL_FILE) as journal, counted(f"{stem}: solutions") as tick:
             if self._sandbox is None:
                 found = self._as_text(problem_set.problems, journal, tick)
+                self._require_solutions(found, problem_set.path)
             else:
                 found = self._with_code(problem_set.problems, self._sandbox, journal, tick)
         named = found._replace(name=label, split=stem, settings=place.settings)
@@ -250,6 +252,16 @@ class _Solver:
             sampling=self._settings.sampling,
             journal=journal,
             progress=tick,
+        )
+
+    def _require_solutions(self, found: Evaluation, file: Path) -> None:
+        """Nothing, unless a server refused everything: that says nothing about the model."""
+        if self._settings.server is None or found.failed < found.total or not found.total:
+            return
+        first = found.outputs[0]
+        raise JudgeError(
+            f"{file}: not one of {found.total:,} problems got a solution, so nothing is written; first '{first.id}': "
+            f"{first.output}"
         )
 
     def _with_code(

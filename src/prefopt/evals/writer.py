@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from prefopt.errors import ConfigError
+from prefopt.evals.earlier import require_replaceable
+from prefopt.evals.files import read_facts
 from prefopt.evals.target import Server, find_device, find_target
 from prefopt.generate.base import Generator
 from prefopt.generate.journal import Journal
@@ -64,8 +67,40 @@ def tell_of_strangers(journal: Journal, generator: Generator) -> None:
     if count:
         say(
             f"{journal.path}: holds {count:,} texts by another model or address, which are not used; if this is the "
-            "same model at a new address, give the old one with --known-as"
+            "same model at a new address, give its first one with --known-as"
         )
+
+
+def require_same_writer(
+    folder: Path,
+    settings: Mapping[str, JsonValue],
+    *,
+    overwrite: bool,
+    file: str,
+    known_as: str | None,
+) -> None:
+    """As `prefopt.evals.earlier.require_replaceable`; the message names the address that earlier texts are known by.
+
+    Args:
+        folder, settings, overwrite, file: as there.
+        known_as: the address that this run was given in place of its server's.
+
+    Raises:
+        ConfigError, RecordError: as there.
+    """
+    try:
+        require_replaceable(folder, settings, overwrite=overwrite, file=file)
+    except ConfigError as error:
+        facts = read_facts(folder, file)
+        before = facts.get("settings")
+        if not isinstance(before, dict) or before.get("generator") == settings.get("generator"):
+            raise
+        known, here = facts.get("known_as") or before.get("server"), settings.get("server")
+        if known is None or here is None or known == (known_as or here):
+            raise
+        raise ConfigError(
+            f"{error}; if this is the same model at a new address, give --known-as {known}"
+        ) from None
 
 
 def _open_remote(settings: WriterSettings) -> Opened:

@@ -90,8 +90,8 @@ class Completion(NamedTuple):
     finish_reason: FinishReason
     """`stop`: the model ended it or a stop string did. `length`: it was cut at the token limit.
 
-    `error`: a server refused this request for good (too long a prompt, a content filter); there is no text, and
-    the journal keeps nothing, so that a later run asks again."""
+    `error`: a server refused this request for good (too long a prompt, a content filter), or fails at this one where it
+    answers others; there is no text, and the journal keeps nothing, so that a later run asks again."""
     tokens: int
     """Tokens the model produced, end-of-sequence token and stop string included; 0 where a server does not say."""
     stopped_by: str | None = None
@@ -146,6 +146,15 @@ class Tallied(Protocol):
 def tally_of(generator: Generator) -> Tally:
     """The counts of a generator; zeros for one that has none, such as a model in this process."""
     return generator.tally if isinstance(generator, Tallied) else Tally()
+
+
+@runtime_checkable
+class Reminded(Protocol):
+    """A generator that is told of its texts in a journal: they say that it worked before."""
+
+    def remind(self, texts: int) -> None:
+        """There were so many more texts of it."""
+        ...
 
 
 @runtime_checkable

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from prefopt.errors import RecordError, StorageError
-from prefopt.generate.base import Completion, Generator, Request, Sampling
+from prefopt.generate.base import Completion, Generator, Reminded, Request, Sampling
 from prefopt.values import repaired
 
 Progress = Callable[[int, int], None]
@@ -252,6 +252,8 @@ def complete(
             done[key] = found
     if progress is not None:
         progress(len(done), len(requests))
+    if isinstance(generator, Reminded):
+        generator.remind(len(done))
     for written in generator.generate(missing, sampling) if missing else ():
         completion = written._replace(text=repaired(written.text))
         key = (completion.id, completion.sample)

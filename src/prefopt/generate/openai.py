@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from prefopt.errors import ConfigError, JudgeError, MissingExtraError, RecordError
 from prefopt.generate.base import Completion, Request, Sampling, Tally
+from prefopt.generate.failures import FailedError, Failures
 from prefopt.generate.reply import RefusedError, Reply
 from prefopt.generate.seeds import sample_key
 from prefopt.generate.server import Line, Server, open_client
@@ -33,6 +34,8 @@ _AS_IT_IS = RenderSettings()
 _CONTINUE = ("continue_final_message", "add_generation_prompt")
 _FIRST_REFUSALS = 20
 """So many refusals before the first answer are a wrong setting, not unlucky requests."""
+_OURS = ("model", "messages", "prompt")
+"""Fields that no further ones may replace: who is asked, and what."""
 _RESTART = 4
 """A repeated prefix shorter than this (characters) may be chance."""
 
@@ -78,7 +81,8 @@ class OpenAIGenerator:
             timeout: seconds for one reply.
             patience: seconds for which connection errors, timeouts, HTTP 408, 409, 425, 429 and 5xx are tried again;
                 10 at most where nothing ever listened at the address.
-            extra_body: further fields of each request; null takes a field of ours out.
+            extra_body: further fields of each request; null takes a field of ours out. `model`, `messages` and
+                `prompt` are not theirs to say.
             known_as: an earlier address of the same model, which `identity` then has in place of `base_url`, so that
                 journals from before the server moved hold.
             render: how prompts become text. With `prompt_format: chat` a string is one user message.
@@ -91,6 +95,7 @@ class OpenAIGenerator:
             raise ConfigError(f"server: concurrency is {concurrency}; use 1 or more")
         if endpoint not in {"chat", "completions"}:
             raise ConfigError(f"server: endpoint is {endpoint!r}; use chat or completions")
+        _require_further(extra_body or {})
         path = "/chat/completions" if endpoint == "chat" else "/completions"
         key = api_key or os.environ.get("OPENAI_API_KEY") or "none"
         self._server = Server(base_url, path, model, key, timeout, patience)
@@ -102,7 +107,8 @@ class OpenAIGenerator:
         self._dropped: set[str] = set()
         self._renamed = False
         self._reached = False
-        self._answered = self._refused = self._retries = self._timeouts = 0
+        self._failures = Failures()
+        self._refused = self._retries = self._timeouts = 0
         self._continued = self._restarted = 0
         _require_client()
 
@@ -118,11 +124,19 @@ class OpenAIGenerator:
 
     @property
     def tally(self) -> Tally:
-        """Requests answered and refused, further attempts and time-outs, since this object was made."""
-        return Tally(self._answered, self._refused, self._retries, self._timeouts)
+        """Requests answered and not (refused or failed), further attempts and time-outs, since this object was made."""
+        failures = self._failures
+        refused = self._refused + len(failures.rows)
+        return Tally(failures.answered, refused, self._retries, self._timeouts)
+
+    def remind(self, texts: int) -> None:
+        """A journal holds so many more texts of this model."""
+        self._failures.held += texts
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Completion]:
-        """Yield one completion per request as they finish; refusals have finish reason `error`.
+        """Yield one completion per request as they finish; those without a text have finish reason `error`.
+
+        Few of those may have failed for reasons of the server (`prefopt.generate.failures`); a line names them.
 
         Raises:
             RecordError: a prompt does not fit the endpoint.
@@ -133,20 +147,38 @@ class OpenAIGenerator:
         texts: dict[str, list[str]] = {}
         if not jobs:
             return
-        for job, completion in as_finished(
-            jobs, lambda: self._session(sampling), concurrency=self._concurrency
-        ):
-            if completion.finish_reason != "error":
-                texts.setdefault(job.request.digest(), []).append(completion.text)
-            yield completion
+        failures, written = self._failures, 0
+        failures.asked += len(jobs)
+        before = len(failures.rows)
+        try:
+            for job, completion in as_finished(
+                jobs, lambda: self._session(sampling), concurrency=self._concurrency
+            ):
+                if completion.finish_reason != "error":
+                    texts.setdefault(job.request.digest(), []).append(completion.text)
+                    written += 1
+                yield completion
+            failures.require_answers()
+        except JudgeError as error:
+            raise JudgeError(f"{error}{self._left(len(jobs) - written, len(jobs))}") from None
+        told = failures.told(before)
+        if told:
+            say(f"{self._at()}: {told}")
         _warn_of_copies(texts, sampling)
+
+    def _left(self, left: int, jobs: int) -> str:
+        """What a run that ends has still to do, for a message; empty where it has not begun."""
+        failures = self._failures
+        if not (failures.answered or failures.held or failures.rows):
+            return ""
+        return f" ({left:,} of {jobs:,} requests are left; the same command goes on with them)"
 
     @asynccontextmanager
     async def _session(
         self, sampling: Sampling
     ) -> AsyncGenerator[Callable[[_Job], Awaitable[tuple[_Job, Completion]]]]:
         async with open_client(self._server) as client:
-            line = Line(self._server, client, reached=self._reached)
+            line = Line(self._server, client, self._failures, reached=self._reached)
 
             async def work(job: _Job) -> tuple[_Job, Completion]:
                 return job, await self._complete(job, line, sampling)
@@ -167,7 +199,7 @@ class OpenAIGenerator:
             refused, words = self._refused, str(error)
             if (
                 refused >= _FIRST_REFUSALS
-                and not self._answered
+                and not self._failures.answered
                 and not await line.works(self._fitted(job.body))
             ):
                 raise JudgeError(
@@ -176,8 +208,9 @@ class OpenAIGenerator:
                     "--extra-body '{\"field\": null}'"
                 ) from None
             return Completion(request.id, request.sample, words, "error", 0)
+        except FailedError as error:
+            return Completion(request.id, request.sample, str(error), "error", 0)
         self._check_start(job, reply)
-        self._answered += 1
         completion = _cut(request, reply, sampling)
         if sampling.needs_stops and completion.stopped_by is None:
             self._require_named_stop(request, reply)
@@ -356,6 +389,16 @@ def _warn_of_copies(texts: Mapping[str, Sequence[str]], sampling: Sampling) -> N
         say(
             f"all samples of {len(several)} prompts are equal at temperature {sampling.temperature:g}: the server "
             "seems to decode greedily (`transformers serve` does unless generation_config.json has do_sample: true)"
+        )
+
+
+def _require_further(fields: Mapping[str, JsonValue]) -> None:
+    """Nothing, unless further fields say who is asked or what."""
+    taken = next((name for name in _OURS if name in fields), None)
+    if taken is not None:
+        raise ConfigError(
+            f"server: extra_body has {taken!r}, which says who is asked or what; leave it out, and name another model "
+            "as the model"
         )
 
 

@@ -37,10 +37,12 @@ class GarbledError(Exception):
 class DeadEndError(Exception):
     """No other attempt will help: the fault of the request where the server answers others, else of how it is used."""
 
-    def __init__(self, words: str, remedy: str) -> None:
+    def __init__(self, words: str, remedy: str, *, whole: bool = False) -> None:
         super().__init__(words)
         self.remedy = remedy
         """What to do where nothing is answered, with the sign before it."""
+        self.whole = whole
+        """Whether the remedy is about all requests together, so that it is none for a single one."""
 
 
 class RefusedError(Exception):

@@ -1,9 +1,10 @@
 """One request to an OpenAI-compatible server, with patience: what is tried again, refused or final.
 
 Servers fail in many ways, some of them silently; here each reply is either a whole text, a refusal in the server's
-own words, or an error with a remedy. One request that fails for good is refused, and ends no run: where nothing was
-answered in the meantime, a short question (`trial`) tells a server in trouble from a request that it cannot answer.
-What is asked, and many requests at a time, is the business of `prefopt.generate.openai`.
+own words, or an error with a remedy. One request that fails for good ends no run: where nothing was answered in the
+meantime, a short question (`prefopt.generate.trial`) tells a server in trouble from a request that it cannot answer;
+but more than a few of them do (`prefopt.generate.failures`). What is asked, and many requests at a time, is the
+business of `prefopt.generate.openai`.
 """
 
 from __future__ import annotations
@@ -19,8 +20,16 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
 from prefopt.errors import ConfigError, JudgeError, MissingExtraError
+from prefopt.generate.failures import Failures
 from prefopt.generate.reply import DeadEndError, GarbledError, RefusedError, Reply, read_reply
-from prefopt.generate.trouble import TroubleError, explain_status, one_line, server_words
+from prefopt.generate.trial import trial
+from prefopt.generate.trouble import (
+    TroubleError,
+    explain_status,
+    gave_up,
+    one_line,
+    server_words,
+)
 from prefopt.progress import say
 
 if TYPE_CHECKING:
@@ -38,11 +47,15 @@ _SAY_EVERY = 30.0
 """Seconds between two lines about a server in trouble."""
 _TRIALS = 3
 """How often a server is asked something short before it counts as in trouble."""
-_OF_THE_TEXT = frozenset({"stop", "tools", "continue_final_message", "add_generation_prompt"})
-"""Fields that belong to what is asked, not to how the server is used."""
+_LOOK_AGAIN = 0.05
+"""Seconds."""
+_TRIAL_SECONDS = 30.0
+"""How long that may take altogether; no longer than one reply, or than there is patience."""
 _UNREACHED = frozenset({"ConnectError", "ConnectTimeout"})
 """Names, since the classes are those of httpx for openai 2 and of httpx2 for openai 3."""
-_NO_PROTOCOL = "; check that the server speaks the OpenAI protocol"
+_PROTOCOL = "check that the server speaks the OpenAI protocol"
+_LATE = "raise timeout, or lower concurrency or max_new_tokens"
+_NOBODY = "start the server, or check base_url"
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -128,14 +141,21 @@ class Line:
     A server that was reached once may come back, so it has all of `patience`; one that never was has 10 seconds.
     """
 
-    def __init__(self, server: Server, client: AsyncOpenAI, *, reached: bool = False) -> None:
+    def __init__(
+        self, server: Server, client: AsyncOpenAI, failures: Failures, *, reached: bool = False
+    ) -> None:
         self._server = server
         self._client = client
+        self._failures = failures
         self.reached = reached
         """Whether something ever listened at the address."""
         self._answered_at = float("-inf")
+        self._worked_at = float("-inf")
+        """As before, with answers to short questions."""
         self._said_at = float("-inf")
         self._trial = asyncio.Lock()
+        self._under_way = self._waiting = 0
+        """Requests that are neither answered nor given up, and those of them that only wait for the others."""
         self.retries = 0
         """Requests beyond the first attempts: further ones, and short questions whether the server works."""
         self.timeouts = 0
@@ -149,26 +169,39 @@ class Line:
             where: whose request it is, for messages.
 
         Raises:
-            RefusedError: the server answers others, but not this request.
+            RefusedError: the server says that it will not answer this request.
+            FailedError: it fails for good where others are answered, and few do.
             JudgeError: the server cannot be used: no key, no such model, nothing but nonsense, or no answer in
                 `patience` seconds (10 at most while nothing ever listened there).
         """
+        self._under_way += 1
+        try:
+            return await self._ask(body, where)
+        finally:
+            self._under_way -= 1
+
+    async def _ask(self, body: Mapping[str, JsonValue], where: str) -> Reply:
         began, garbled = time.monotonic(), 0
         failed: float | None = None
         for attempt in count():
             try:
-                return await self._attempt(body)
+                reply = await self._attempt(body)
             except DeadEndError as error:
                 raise await self._end(error, body, since=began, where=where) from None
             except GarbledError as error:
                 garbled += 1
                 if garbled >= _GARBLED_ATTEMPTS:
-                    end = DeadEndError(f"{error}, {garbled} times in a row", _NO_PROTOCOL)
+                    words = f"{error}, {garbled} times in a row"
+                    end = DeadEndError(words, f"; {_PROTOCOL}", whole=True)
                     since = began if failed is None else failed
                     raise await self._end(end, body, since=since, where=where) from None
-                trouble = TroubleError(str(error))
+                trouble = TroubleError(str(error), remedy=_PROTOCOL)
             except TroubleError as error:
                 trouble = error
+            else:
+                self._answered_at = self._worked_at
+                self._failures.answer()
+                return reply
             failed = time.monotonic() if failed is None else failed
             await self._wait(trouble, body, _Story(where, failed, attempt))
         raise AssertionError
@@ -181,75 +214,111 @@ class Line:
             since: as `time.monotonic`; the default is any time in this run.
         """
         async with self._trial:
-            for attempt in range(_TRIALS):
-                if self._answered_at > since:
-                    return True
-                if attempt:
-                    await asyncio.sleep(_FIRST_WAIT)
-                self.retries += 1
-                try:
-                    await self._attempt(trial(body))
-                except (DeadEndError, JudgeError, RefusedError):
-                    return False
-                except (GarbledError, TroubleError):
-                    continue
-            return self._answered_at > since
+            if self._worked_at > since:
+                return True
+            server = self._server
+            try:
+                async with asyncio.timeout(min(_TRIAL_SECONDS, server.timeout, server.patience)):
+                    return await self._answers(trial(body))
+            except TimeoutError:
+                return False
+
+    async def _answers(self, short: Mapping[str, JsonValue]) -> bool:
+        for attempt in range(_TRIALS):
+            if attempt:
+                await asyncio.sleep(_FIRST_WAIT)
+            self.retries += 1
+            try:
+                await self._attempt(short)
+            except (DeadEndError, JudgeError, RefusedError):
+                return False
+            except (GarbledError, TroubleError):
+                continue
+            return True
+        return False
 
     async def _attempt(self, body: Mapping[str, JsonValue]) -> Reply:
         reply = read_reply(await self._post(body), self._server.path)
-        self._answered_at = time.monotonic()
+        self._worked_at = time.monotonic()
         return reply
 
     async def _end(
         self, error: DeadEndError, body: Mapping[str, JsonValue], *, since: float, where: str
     ) -> Exception:
-        """A refusal where the server works, else that it cannot be used."""
+        """A failure of this request where the server works, else that it cannot be used."""
         words = self._server.words(str(error))
-        if await self.works(body, since=since):
-            return RefusedError(words)
-        return JudgeError(f"{self._at()}: {where}: {words}{error.remedy}")
+        ending = f"{self._at()}: {where}: {words}{error.remedy}"
+        if not await self.works(body, since=since):
+            return JudgeError(ending)
+        return await self._fail(where, words if error.whole else words + error.remedy, ending)
 
     async def _wait(
         self, trouble: TroubleError, body: Mapping[str, JsonValue], story: _Story
     ) -> None:
         """Sleep before the next attempt, or give up."""
-        server = self._server
-        patience = server.patience if self.reached else min(server.patience, _FIRST_CONTACT)
-        passed = time.monotonic() - story.failed
+        patience = self._failures.patience(self._server.patience)
+        if not self.reached:
+            patience = min(patience, _FIRST_CONTACT)
+        # A limit on requests is kept to by waiting: while others are answered it is one's turn some time.
+        since = max(story.failed, self._answered_at) if trouble.limited else story.failed
+        left = patience - (time.monotonic() - since)
         pause = min(_LONGEST_WAIT, _FIRST_WAIT * 2.0 ** min(story.number, 20))
         pause *= random.uniform(0.5, 1)
         if trouble.wait is not None:
             pause = max(pause, trouble.wait)
-        left = patience - passed
         if left <= 0 or (trouble.wait is not None and trouble.wait > left):
-            raise await self._give_up(trouble, body, story.failed) from None
-        now = time.monotonic()
-        if now - self._said_at > _SAY_EVERY:
-            self._said_at = now
-            say(
-                f"{self._at()}: {story.where}: {server.words(str(trouble))}; trying again for up to {patience:.0f} s"
-            )
+            raise await self._give_up(trouble, body, story.where, since) from None
+        self._say(trouble, story.where, patience)
         self.retries += 1
         # The last attempt falls on the end of patience, however long the pause would have been.
         await asyncio.sleep(min(pause, left))
 
+    def _say(self, trouble: TroubleError, where: str, patience: float) -> None:
+        """A line about trouble, once in a while."""
+        now = time.monotonic()
+        if now - self._said_at > _SAY_EVERY:
+            self._said_at = now
+            words = self._server.words(str(trouble))
+            say(f"{self._at()}: {where}: {words}; trying again for up to {patience:.0f} s")
+
     async def _give_up(
-        self, trouble: TroubleError, body: Mapping[str, JsonValue], failed: float
+        self, trouble: TroubleError, body: Mapping[str, JsonValue], where: str, since: float
     ) -> Exception:
         """What to raise when patience is over."""
-        words, passed = self._server.words(str(trouble)), time.monotonic() - failed
-        # A server that asks to wait longer than we can is not asked something else instead.
-        asks = trouble.wait is not None and trouble.wait > self._server.patience
-        if trouble.answered and (
-            self._answered_at > failed or (not asks and await self.works(body, since=failed))
-        ):
-            return RefusedError(f"failed for {passed:.0f} s while others were answered: {words}")
+        server = self._server
+        words, passed = server.words(str(trouble)), time.monotonic() - since
+        ending = gave_up(self._at(), words, trouble, passed, server.patience)
         if not self.reached:
             return JudgeError(
                 f"{self._at()}: {words}, for {passed:.0f} s, and no answer ever; start the server and wait "
                 "until it is ready, or check the address"
             )
-        return JudgeError(_gave_up(self._server, words, trouble, passed))
+        # A server that asks to wait longer than we can is not asked something else instead.
+        asks = trouble.wait is not None and trouble.wait > server.patience
+        if not trouble.answered or (asks and (trouble.limited or self._answered_at <= since)):
+            return JudgeError(ending)
+        if not await self.works(body, since=since):
+            return JudgeError(ending)
+        others = self._answered_at > since
+        how = "while others were answered" if others else "though a short question was answered"
+        told = f"failed for {passed:.0f} s {how}: {words}; {trouble.remedy}"
+        return await self._fail(where, told, ending)
+
+    async def _fail(self, where: str, words: str, ending: str) -> Exception:
+        """A failure of this request, or of the run where there are too many.
+
+        Many in a row may be those that fail fast: the others that are under way are waited for first.
+        """
+        failures = self._failures
+        error = failures.fail(where, words, ending)
+        if isinstance(error, JudgeError):
+            return error
+        self._waiting += 1
+        # Answers, failures and other requests that wait all end this, so an event would have to be set everywhere.
+        while failures.many_in_a_row and self._waiting < self._under_way:  # noqa: ASYNC110
+            await asyncio.sleep(_LOOK_AGAIN)
+        self._waiting -= 1
+        return failures.end() if failures.many_in_a_row else error
 
     async def _post(self, body: Mapping[str, JsonValue]) -> str:
         """The text of a successful reply."""
@@ -267,9 +336,11 @@ class Line:
             self.reached = self.reached or listens
             if isinstance(error, TimeoutError | openai.APITimeoutError) and listens:
                 self.timeouts += 1
-                raise TroubleError(f"no reply within {server.timeout:g} s") from None
+                raise TroubleError(f"no reply within {server.timeout:g} s", remedy=_LATE) from None
             words = f"no connection ({type(cause).__name__}: {cause})".replace(": )", ")")
-            raise TroubleError(words, answered=listens) from None
+            if listens:
+                raise TroubleError(words) from None
+            raise TroubleError(words, answered=False, remedy=_NOBODY) from None
         self.reached = True
         if status is None:
             return text
@@ -300,30 +371,3 @@ class Line:
 
     def _at(self) -> str:
         return self._server.shown + self._server.path
-
-
-def trial(body: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
-    """A short request that any server answers which answers requests of this form."""
-    kept = {name: value for name, value in body.items() if name not in _OF_THE_TEXT}
-    if "prompt" in kept:
-        return {**kept, "prompt": "One, two, three,"}
-    return {**kept, "messages": [{"role": "user", "content": "Say yes."}]}
-
-
-def _gave_up(server: Server, words: str, trouble: TroubleError, passed: float) -> str:
-    at = server.shown + server.path
-    if trouble.wait is not None and trouble.wait > server.patience - passed:
-        return (
-            f"{at}: {words}: the server asks to wait {trouble.wait:.0f} s, longer than patience "
-            f"({server.patience:g} s); raise patience, or start again later: what was answered is kept"
-        )
-    remedy = (
-        "raise timeout, or lower concurrency or max_new_tokens"
-        if words.startswith("no reply")
-        else "start the server, or check base_url"
-        if not trouble.answered
-        else "look at the server's log"
-    )
-    return (
-        f"{at}: {words}, for {passed:.0f} s; {remedy}, and start again: what was answered is kept"
-    )

@@ -24,12 +24,24 @@ _WORDS = 300
 class TroubleError(Exception):
     """Something that may pass: worth another attempt."""
 
-    def __init__(self, words: str, *, wait: float | None = None, answered: bool = True) -> None:
+    def __init__(
+        self,
+        words: str,
+        *,
+        wait: float | None = None,
+        answered: bool = True,
+        limited: bool = False,
+        remedy: str = "look at the server's log",
+    ) -> None:
         super().__init__(words)
         self.wait = wait
         """Seconds that the server asks for."""
         self.answered = answered
         """Whether a server was there at all."""
+        self.limited = limited
+        """Whether the server answers no more requests for now."""
+        self.remedy = remedy
+        """What may help where it does not pass."""
 
 
 def one_line(text: str, key: str) -> str:
@@ -57,7 +69,7 @@ def explain_status(error: APIStatusError, at: str, key: str) -> Exception:
     if code == 401:
         return JudgeError(f"{at}: {said}: {_KEY}")
     if code == 403:
-        return DeadEndError(said, f": {_KEY}")
+        return DeadEndError(said, f": {_KEY}", whole=True)
     if code in {400, 413, 422}:
         return RefusedError(said)
     if code == 429 and "insufficient_quota" in server_words(error) + str(error.code):
@@ -65,16 +77,44 @@ def explain_status(error: APIStatusError, at: str, key: str) -> Exception:
             f"{at}: {said}: the account has no quota left; add some, or use another key"
         )
     if code in {408, 409, 425, 429} or code >= 500:
-        return TroubleError(said, wait=_retry_after(error.response.headers))
+        wait = _retry_after(error.response.headers)
+        if code == 429:
+            return TroubleError(said, wait=wait, limited=True, remedy=_LIMITED)
+        return TroubleError(said, wait=wait)
     target = error.response.headers.get("location")
     if target is not None:
         return JudgeError(
             f"{at}: {said}: redirects are not followed; if {one_line(target, key)} is the server, give it as base_url"
         )
-    return DeadEndError(said, "; check base_url and endpoint")
+    return DeadEndError(said, "; check base_url and endpoint", whole=True)
 
 
+_LIMITED = "lower concurrency, or raise patience"
 _KEY = "the key is not accepted; set OPENAI_API_KEY, or pass api_key"
+
+
+def gave_up(at: str, words: str, trouble: TroubleError, passed: float, patience: float) -> str:
+    """What to say when patience with trouble is over.
+
+    Args:
+        at: the address.
+        words: of the trouble, on one line.
+        trouble: the last of it.
+        passed: seconds since it began.
+        patience: seconds that there were.
+    """
+    kept = "what was answered is kept"
+    left = patience - passed
+    if trouble.wait is not None and trouble.wait > left:
+        whole = trouble.wait > patience
+        than = (
+            f"patience ({patience:g} s)" if whole else f"what is left of patience ({patience:g} s)"
+        )
+        return (
+            f"{at}: {words}: the server asks to wait {trouble.wait:.0f} s, longer than {than}; raise patience, or "
+            f"start again later: {kept}"
+        )
+    return f"{at}: {words}, for {passed:.0f} s; {trouble.remedy}, and start again: {kept}"
 
 
 def server_words(error: APIStatusError) -> str:

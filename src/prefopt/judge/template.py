@@ -36,6 +36,7 @@ PAIRWISE_PLACES = Places(
 )
 _OPTIONAL = frozenset({*SINGLE_PLACES.optional, *PAIRWISE_PLACES.optional})
 _PLACE = re.compile(r"\{([a-z_]\w*)\}")
+_WORD = re.compile(r"\{([A-Za-z_]\w*)\}")
 _BETWEEN = re.compile(r"\n[ \t]*\n")
 """Paragraphs."""
 _DIVIDER = "--- user ---"
@@ -146,7 +147,9 @@ def parse_template(text: str, places: Places, origin: str) -> Template:
     """
     system, divider, user = text.partition(_DIVIDER)
     found = set(_PLACE.findall(text))
-    unknown = sorted(found - set(places.all))
+    # Capital letters are mathematics as often as not, so there only a place's name is a slip.
+    slips = {word for word in _WORD.findall(text) if word.lower() in places.all}
+    unknown = sorted((found | slips) - set(places.all))
     if unknown:
         raise ConfigError(
             f"{origin}: {{{unknown[0]}}} is no place of such a template; it may have {', '.join(places.all)}"
