@@ -1,15 +1,18 @@
 """`prefopt winrate`: judged files in, win rates, comparisons and a ranking out."""
 
+import csv
 import json
 import random
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from prefopt.cli.main import main
-from tests.generate.server import FakeServer
+from prefopt.grade.length_controlled import length_controlled_winrate, winrate_between
+from tests.generate.server import Answer, Body, FakeServer
 from tests.integration.runs import write_rows
-from tests.judge.judged import longer
+from tests.judge.judged import between, longer, shown
 
 pytest.importorskip("sklearn")
 
@@ -58,6 +61,31 @@ def annotations(path: Path, count: int, *, seed: int = 0, **fields: object) -> P
         for k in range(count)
     ]
     path.write_text(json.dumps(rows, indent=1))
+    return path
+
+
+def lengths_of(prompt: int) -> tuple[int, int]:
+    """Of a model's answer and of the baseline's."""
+    drawn = random.Random(prompt)
+    return drawn.randint(50, 400), drawn.randint(50, 400)
+
+
+def verdicts(path: Path, said: Mapping[int, float | None], **fields: object) -> Path:
+    """Annotations of the model that the file is called after, on the prompts of these numbers."""
+    rows = [
+        {
+            "instruction": f"Do {k}.",
+            "output_1": "b" * lengths_of(k)[1],
+            "output_2": "m" * lengths_of(k)[0],
+            "generator_1": "base",
+            "generator_2": path.stem,
+            "annotator": "someone",
+            "preference": preference,
+            **fields,
+        }
+        for k, preference in said.items()
+    ]
+    path.write_text(json.dumps(rows))
     return path
 
 
@@ -112,7 +140,11 @@ def test_two_models_are_compared_prompt_by_prompt(tmp_path, capsys):
     assert difference["p"] == 0.625
     weights = [model["length_controlled"]["weights"]["model"] for model in found["models"]]
     odds = 2.718281828459045 ** (weights[1] - weights[0])
-    assert pair["length_controlled"] == pytest.approx(100 * odds / (1 + odds))
+    controlled = pair["length_controlled"]
+    assert controlled["value"] == pytest.approx(100 * odds / (1 + odds))
+    assert controlled["low"] <= controlled["value"] <= controlled["high"]
+    # Both servers had an address of their own.
+    assert "one and two: one judge is taken to be at both addresses (model j at http" in out
     assert "two over one (8 prompts): +31.2 points" in out and "p = 0.62 (sign test)" in out
     ranked = found["ranking"]["models"]
     assert list(ranked) == ["two", "base", "one"]
@@ -185,7 +217,8 @@ def test_the_baseline_itself_is_at_50(tmp_path, capsys):
     itself, mine = json.loads((tmp_path / "o.json").read_text())["models"]
     assert itself["length_controlled"]["weights"] == {"length": 0, "difficulty": 0, "model": 0}
     pair = json.loads((tmp_path / "o.json").read_text())["comparisons"][0]
-    assert pair["length_controlled"] == pytest.approx(mine["length_controlled"]["value"])
+    for key in ("value", "low", "high"):
+        assert pair["length_controlled"][key] == pytest.approx(mine["length_controlled"][key])
     assert list(json.loads((tmp_path / "o.json").read_text())["ranking"]["models"]).count("gpt") == 1  # fmt: skip
 
 
@@ -204,7 +237,6 @@ def test_models_of_one_name_are_told_apart(tmp_path, capsys):
         ({"preference": True}, "'preference' is true; give a number from 1 to 2, or null"),
         ({"preference": "2"}, "give a number from 1 to 2, or null"),
         ({"preference": 3}, "the preference 3 is not between 1"),
-        ({"index": "7"}, "'index' is the text"),
         ({"output_1": None}, "'output_1' is null"),
         ({"annotator": "else"}, "mine was judged by else, someone; keep the rows of one annotator"),
         ({"generator_1": "else"}, "several baselines (else, gpt)"),
@@ -217,6 +249,203 @@ def test_annotations_with_a_wrong_row_are_refused(tmp_path, capsys, change, mess
     path.write_text(json.dumps(rows))
     code, _, error = winrate(capsys, path)
     assert code == 2 and message in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("index", "message"),
+    [
+        ("seven", "'index' is the text"),
+        (7.5, "'index' is the number 7.5; give the number of the instruction"),
+        (True, "'index' is true"),
+        (60, "instruction 60 has no difficulty in AlpacaEval's file"),
+        (None, "there is no 'index', nor in 0 other rows, while 59 rows of"),
+    ],
+)
+def test_instructions_whose_number_is_unknown_are_refused(tmp_path, capsys, index, message):
+    files, path = data_files(tmp_path, 60), annotations(tmp_path / "a.json", 60)
+    rows = [{**row, "index": k} for k, row in enumerate(json.loads(path.read_text()))]
+    rows[3]["index"] = index
+    path.write_text(json.dumps(rows, indent=1))
+    code, _, error = winrate(capsys, path, *files)
+    # Each row has nine lines, after the first of the list.
+    assert code == 2 and f"a.json:{2 + 3 * 10}: " in error and message in error
+    # Without AlpacaEval's files nobody looks.
+    assert winrate(capsys, path)[0] == 0
+
+
+@pytest.mark.slow
+def test_tables_hold_the_same_as_json(tmp_path, capsys):
+    files, path = data_files(tmp_path, 20), annotations(tmp_path / "a.json", 20)
+    rows = [{**row, "index": k} for k, row in enumerate(json.loads(path.read_text()))][::-1]
+    rows[4]["preference"] = None
+    path.write_text(json.dumps(rows))
+    table = tmp_path / "a.csv"
+    with table.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    found = []
+    for source in (path, table):
+        assert winrate(capsys, source, *files, "--output", tmp_path / "o.json")[0] == 0
+        (model,) = json.loads((tmp_path / "o.json").read_text())["models"]
+        found.append({key: value for key, value in model.items() if key != "source"})
+    assert found[0] == found[1] and found[0]["raw"]["missing"] == 1
+    table.write_text(table.read_text().replace(",someone,1.", ",someone,one.", 1))
+    code, _, error = winrate(capsys, table)
+    assert code == 2 and "a.csv:2: 'preference' is the text" in error
+
+
+def test_a_baseline_from_a_table_with_numbers_needs_no_data_files(tmp_path, capsys):
+    for name, lengths in (("base", [4] * 8), ("mine", [9, 9, 9, 9, 9, 1, 1, 4])):
+        lines = [f"{k},{q},{name[0] * lengths[k]}" for k, q in enumerate(QUESTIONS)]
+        (tmp_path / f"{name}.csv").write_text("\n".join(["index,instruction,output", *lines]))
+    with FakeServer(longer) as server:
+        words = ["judge", str(tmp_path / "mine.csv"), "--against", str(tmp_path / "base.csv")]
+        words += ["--server", server.url, "--model", "j", "--output", str(tmp_path / "judged")]
+        assert main(words) == 0
+    code, out, _ = winrate(capsys, tmp_path / "judged")
+    assert code == 0 and "10 won, 2 drawn, 4 lost" in out
+
+
+def test_pairs_and_ranking_stand_on_what_all_have_verdicts_on(tmp_path, capsys):
+    # The first 20 prompts are easy: there the first model is better, but it was asked 20 hard ones, too.
+    said = {k: 1.9 if k < 20 and k % 5 else 1.2 for k in range(40)}
+    easy = {k: 1.9 if k % 3 else 1.2 for k in range(20)}
+    one, two = verdicts(tmp_path / "one.json", said), verdicts(tmp_path / "two.json", easy)
+    code, out, _ = winrate(capsys, one, two, "--anchor", "base", "--output", tmp_path / "o.json")
+    assert code == 0
+    found = json.loads((tmp_path / "o.json").read_text())
+    lengths = [lengths_of(k)[0] for k in range(20)], [lengths_of(k)[1] for k in range(20)]
+    first, second = (
+        length_controlled_winrate([each[k] for k in range(20)], *lengths, bootstrap=None).weights
+        for each in (said, easy)
+    )
+    (pair,) = found["comparisons"]
+    controlled = pair["length_controlled"]
+    assert controlled["value"] == pytest.approx(winrate_between(second, first))
+    assert controlled["low"] < controlled["value"] < 50 and controlled["value"] < controlled["high"]
+    assert "one: only 20 preferences: C is fixed at 100 instead of chosen" in controlled["remarks"]
+    assert "    length-controlled: one: only 20 preferences: C is fixed" in out
+    assert "the remarks on each model above hold here, too" in out
+    ranked = found["ranking"]["models"]
+    assert list(ranked) == ["one", "two", "base"]
+    assert (ranked["one"]["matches"], ranked["two"]["matches"]) == (20, 20)
+    # Odds of 15.2 to 4.8 and of 13.1 to 6.9.
+    assert ranked["one"]["value"] == pytest.approx(1.152680, abs=1e-6)
+    assert ranked["two"]["value"] == pytest.approx(0.641091, abs=1e-6)
+    assert found["remarks"] == [
+        "the models were judged on different prompts (one 40, two 20; 20 are common to all), so their own win rates "
+        "cannot be compared with each other",
+        "the ranking stands on the 20 of 40 prompts (or turns) on which all models have a verdict",
+    ]
+    assert "the ranking stands on the 20 of 40 prompts" in out
+
+
+def test_a_verdict_that_one_model_lacks_counts_for_neither(tmp_path, capsys):
+    said = {k: 1.9 if k % 3 else 1.2 for k in range(20)}
+    gaps = {k: None if k in (0, 4) else 1.9 if k % 4 else 1.2 for k in range(20)}
+    one, two = verdicts(tmp_path / "one.json", said), verdicts(tmp_path / "two.json", gaps)
+    none = verdicts(tmp_path / "none.json", dict.fromkeys(range(20)))
+    code, out, _ = winrate(capsys, one, two, none, "--output", tmp_path / "o.json")
+    assert code == 0
+    found = json.loads((tmp_path / "o.json").read_text())
+    both = [[None if gaps[k] is None else each[k] for k in range(20)] for each in (said, gaps)]
+    lengths = [lengths_of(k)[0] for k in range(20)], [lengths_of(k)[1] for k in range(20)]
+    first, second = (length_controlled_winrate(p, *lengths, bootstrap=None).weights for p in both)
+    pair = found["comparisons"][0]
+    assert pair["length_controlled"]["value"] == pytest.approx(winrate_between(second, first))
+    assert pair["difference"]["missing"] == 2
+    assert "; 2 verdicts are missing for one or both" in out
+    assert "none over one (20 prompts): no prompt has verdicts for both" in out
+    assert found["comparisons"][1]["length_controlled"]["value"] is None
+    ranked = found["ranking"]["models"]
+    assert (ranked["one"]["matches"], ranked["two"]["matches"], "none" in ranked) == (18, 18, False)
+    assert "none has no verdict and is not ranked" in found["remarks"]
+    assert "the ranking stands on the 18 of 20 prompts" in out
+
+
+@pytest.mark.slow
+def test_the_order_of_rows_changes_no_rate_of_one_model_over_another(tmp_path, capsys):
+    one, two = annotations(tmp_path / "a.json", 45), annotations(tmp_path / "b.json", 45)
+    drawn = random.Random(1)
+    rows = [
+        {**r, "generator_2": "its", "preference": 1 + drawn.random() ** 3}
+        for r in json.loads(two.read_text())
+    ]
+    rates = []
+    for turned in (rows, rows[::-1]):
+        two.write_text(json.dumps(turned))
+        assert winrate(capsys, one, two, "--output", tmp_path / "o.json")[0] == 0
+        found = json.loads((tmp_path / "o.json").read_text())
+        weights = [model["length_controlled"]["weights"]["model"] for model in found["models"]]
+        rate = found["comparisons"][0]["length_controlled"]
+        # What AlpacaEval computes: each model's own weights, whose folds go by the order of its rows.
+        odds = 2.718281828459045 ** (weights[1] - weights[0])
+        assert rate["value"] == pytest.approx(100 * odds / (1 + odds))
+        rates.append(rate)
+    assert rates[0]["low"] == pytest.approx(rates[1]["low"], abs=1e-4)
+
+
+@pytest.mark.slow
+def test_turns_that_one_model_has_no_verdict_on_are_counted(tmp_path, capsys):
+    def rows(name: str, lengths: list[int]) -> Path:
+        asked = [{"question_id": k, "turns": [f"{q}?", f"and {q}?"]} for k, q in enumerate("ABCD")]
+        return write_rows(
+            tmp_path / f"{name}.jsonl",
+            [{**r, "output": [name * n, name * 3]} for r, n in zip(asked, lengths, strict=True)],
+        )
+
+    def script(number: int, path: str, body: Body) -> Answer | Body:
+        second = "and" in between(shown(body), "question")
+        filtered = second and "ccc" in shown(body)
+        return Answer(400, "filtered") if filtered else longer(number, path, body)
+
+    base, folders = rows("b", [4] * 4), []
+    for name, lengths in (("a", [5, 5, 2, 2]), ("c", [5, 5, 5, 2])):
+        folders.append(tmp_path / name)
+        with FakeServer(script) as server:
+            words = ["judge", str(rows(name, lengths)), "--against", str(base), "--model", "j"]
+            assert main([*words, "--server", server.url, "--output", str(folders[-1])]) == 0
+    code, out, _ = winrate(capsys, *folders, "--output", tmp_path / "o.json")
+    assert code == 0
+    (pair,) = json.loads((tmp_path / "o.json").read_text())["comparisons"]
+    assert pair["difference"]["missing"] == 4 and pair["shared"] == 4
+    assert "c over a (4 prompts): +25.0 points" in out
+    assert "; 4 verdicts are missing for one or both" in out
+    assert "the ranking stands on the 4 of 8 prompts (or turns)" in out
+
+
+def test_models_that_were_judged_differently_are_not_compared(tmp_path, capsys):
+    lengths = [9, 9, 9, 9, 9, 1, 1, 4]
+    one = judge(tmp_path, "one", lengths)
+    two = judge(tmp_path, "two", lengths, "--order", "random", "--rules", "last", "--seed", "3")
+    code, _, error = winrate(capsys, one, two)
+    assert code == 2 and error.count("\n") == 1
+    assert f"{one} and {two} were judged differently (model j at http" in error
+    assert "; rules agreed / last; order both / random)" in error and "seed" not in error
+    assert "judge both alike, or give --mixed-judges" in error
+    code, out, _ = winrate(capsys, one, two, "--mixed-judges")
+    assert code == 0 and "two over one (8 prompts)" in out
+    assert "what is between them is also between their judges" in out
+
+
+@pytest.mark.slow
+def test_annotations_of_different_judges_are_not_compared(tmp_path, capsys):
+    said = {k: 1.9 if k % 3 else 1.2 for k in range(12)}
+    one = verdicts(tmp_path / "one.json", said)
+    two = verdicts(tmp_path / "two.json", said, annotator="else")
+    code, _, error = winrate(capsys, one, two)
+    assert code == 2 and "were judged differently (annotator someone / else)" in error
+    code, out, _ = winrate(capsys, one, two, "--mixed-judges")
+    assert code == 0 and "one and two were judged differently (annotator someone / else)" in out
+    both = tmp_path / "both.json"
+    both.write_text(json.dumps(json.loads(one.read_text()) + json.loads(two.read_text())))
+    code, _, error = winrate(capsys, both)
+    assert code == 2 and "were judged differently (annotator someone / else)" in error
+    two = verdicts(tmp_path / "two.json", said, annotator=None)
+    code, out, _ = winrate(capsys, one, two)
+    assert code == 0
+    assert "one and two: who judged one of them is unknown (annotator someone / none)" in out
 
 
 def test_wins_written_as_0_and_1_are_refused(tmp_path, capsys):

@@ -69,18 +69,18 @@ def test_categories_without_a_verdict_stay(both):
 
 def test_turns_of_a_conversation_do_not_narrow_the_length_controlled_interval():
     pytest.importorskip("sklearn")
-    said = ["win", "win", "loss", "tie", "win"] * 8
+    said = ["win", "loss", "win", "win", "tie", "win", "win", "loss", "win", "win", "win"] * 6
     turns = [judged_once(f"c{k}", v, turn) for k, v in enumerate(said) for turn in (1, 2)]
-    conversations = contests(*[(f"c{k}", "") for k in range(40)], answers=("a", "a"))
+    conversations = contests(*[(f"c{k}", "") for k in range(66)], answers=("a", "a"))
     together = rate_table(turns, conversations, both=False).length_controlled
     alone = rate_table(
         [judged_once(f"c{k}", v) for k, v in enumerate(said * 2)],
-        contests(*[(f"c{k}", "") for k in range(80)]),
+        contests(*[(f"c{k}", "") for k in range(132)]),
         both=False,
     ).length_controlled
     assert together.low and together.high and alone.low and alone.high
     assert together.value == alone.value
-    # Forty conversations, not eighty answers: wider by the root of 2, up to the draws.
+    # 66 conversations, not 132 answers: wider by the root of 2, up to the draws.
     assert 1.25 < (together.high - together.low) / (alone.high - alone.low) < 1.6
 
 
@@ -93,3 +93,16 @@ def test_equal_grades_leave_something_open():
     found = grade_table(four, [exchange("x")]).all
     # Turns of one question count as one.
     assert (found.low, found.high) == pytest.approx((2.859, 10.0), abs=1e-3)
+    # So do turns with different grades: 8 - 7 * 0.79345 and 8 + 2 * 0.79345.
+    two = [Graded("x", 1, 7.0, "", "", Spent()), Graded("x", 2, 9.0, "", "", Spent())]
+    found = grade_table(two, [exchange("x")]).all
+    assert (found.value, found.low, found.high) == pytest.approx((8.0, 2.4459, 9.5869), abs=1e-3)
+
+
+def test_the_purest_bias_for_a_position_has_an_interval():
+    pytest.importorskip("sklearn")
+    compared = [judged_twice(f"c{k}", 1, "win", "loss") for k in range(60)]
+    found = rate_table(compared, contests(*[(f"c{k}", "") for k in range(60)]), both=True)
+    assert found.raw and found.adjusted and found.first_preferred == 100
+    for rate in (found.raw, found.adjusted):
+        assert (rate.value, rate.low, rate.high) == pytest.approx((50, 46.991, 53.009), abs=1e-3)

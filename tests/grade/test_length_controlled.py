@@ -275,10 +275,27 @@ def test_a_fit_that_finds_nothing_says_so_and_has_an_interval_all_the_same():
     assert (found.value, found.weights, found.raw) == (50.0, BASELINE, pytest.approx(56.0))
     assert found.remarks == (
         "the penalty left the model a weight of 0, so the rate is 50 by construction (the raw one is 56.0); its "
-        "interval is that of fits with C = 100",
+        "interval is that of fits with C = 100, widened to hold 50",
     )
     assert found.interval
     assert found.interval.low < 50 and found.interval.high > 57
+
+
+def test_the_interval_holds_the_rate():
+    # The penalty leaves nothing, but next to no penalty nearly all resamples are above 50.
+    found = Case(100, 0.35, 0, seed=8, longer=(0.7, 1.8)).rate(bootstrap=Bootstrap(resamples=30))
+    assert (found.value, found.weights, found.raw) == (50.0, BASELINE, pytest.approx(60.0))
+    assert found.interval
+    assert found.interval.low == 50.0 and found.interval.high > 65
+
+
+def test_conversations_with_the_same_share_of_wins_leave_something_open():
+    case = Case(60, 0, 0)
+    case.preferences = ["win", "loss"] * 30
+    found = case.rate(clusters=[at // 2 for at in range(60)], bootstrap=Bootstrap(resamples=5))
+    assert found.interval and found.resampled == ()
+    # Wilson's interval of none among 30 is up to 11.352 percent, each of which counts half.
+    assert found.interval.low <= 44.325 and found.interval.high >= 55.675
 
 
 def test_the_interval_chooses_the_penalty_again():

@@ -224,6 +224,38 @@ def test_turns_of_a_prompt_are_compared_together():
         compare_models(first, second, clusters=["a"])
 
 
+def test_a_verdict_that_one_turn_lacks_is_counted():
+    # Every second turn of the second model has none: the first ones alone are compared.
+    found = compare_models(
+        [LOSS, WIN] * 3, [WIN, MISSING] * 3, clusters=["a", "a", "b", "b", "c", "c"]
+    )
+    assert (found.value, found.better, found.missing) == (100.0, 3, 3)
+
+
+# Wilson 1927: of none among n at most z^2 / (n + z^2).
+def test_a_judge_that_only_looks_at_the_position_leaves_something_open():
+    # A win and a loss for each of 60 prompts: every resample is at 50, and 6.0172 percent may be otherwise.
+    found = win_rate([WIN] * 60 + [LOSS] * 60, clusters=[*range(60)] * 2)
+    assert (found.value, found.wins, found.losses) == (50.0, 60, 60)
+    assert (found.low, found.high) == pytest.approx((46.991, 53.009), abs=1e-3)
+    # The same up to rounding: sums of 0.1, 0.2 and 0.3 depend on their order.
+    shares = [1.1, 1.2, 1.3, 1.3, 1.2, 1.1, 1.2, 1.3, 1.1] * 2
+    found = win_rate(shares, clusters=[at // 3 for at in range(18)])
+    assert (found.low, found.high) == pytest.approx((12.194, 51.227), abs=1e-3)
+
+
+def test_one_prompt_with_several_verdicts_says_as_little_as_one_verdict():
+    found = win_rate([WIN, WIN, LOSS, TIE], clusters=["a"] * 4)
+    # 62.5 - 62.5 * 0.79345 and 62.5 + 37.5 * 0.79345.
+    assert (found.low, found.high) == pytest.approx((12.909, 92.255), abs=1e-3)
+
+
+def test_turns_that_cancel_out_in_every_prompt_leave_something_open():
+    found = compare_models([WIN, LOSS] * 20, [LOSS, WIN] * 20, clusters=[k // 2 for k in range(40)])
+    assert (found.value, found.equal) == (0.0, 20)
+    assert (found.low, found.high) == pytest.approx((-16.1125, 16.1125), abs=1e-3)
+
+
 def test_equal_seeds_give_equal_intervals():
     verdicts = [WIN, LOSS, TIE, WIN, LOSS] * 7
     assert win_rate(verdicts) == win_rate(verdicts)

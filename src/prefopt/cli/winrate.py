@@ -9,8 +9,9 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
+    from prefopt.evals.pairings import Pairing
     from prefopt.evals.standings import Standing
-    from prefopt.evals.winrates import Comparisons, Pairing
+    from prefopt.evals.winrates import Comparisons
     from prefopt.grade.bradley_terry import Ranking
     from prefopt.grade.winrate import WinRate
 
@@ -22,7 +23,8 @@ Win rates of judged models: each against the baseline, one over another, and a r
   prefopt winrate judgements/dpo-against-base judgements/dice-against-base        and which of the two is better
   prefopt winrate annotations.json --gamed df_gamed.csv --difficulty instruction_difficulty.csv      AlpacaEval's number
 
-Nobody is asked anything. Models are compared on the prompts that both were judged on, against the same baseline."""
+Nobody is asked anything. Models are compared on the prompts on which both have a verdict of the same judge, against the
+same baseline, and ranked on those on which all have one."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,6 +53,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="ties added to each pair that met, for a model that never lost (0)",
     )
+    parser.add_argument(
+        "--mixed-judges",
+        action="store_true",
+        help="compare models although judges, their settings or the order of answers differ",
+    )
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the numbers as JSON")
 
 
@@ -68,6 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
         read_length_data(arguments.gamed, arguments.difficulty),
         anchor=arguments.anchor,
         prior=arguments.prior,
+        mixed=arguments.mixed_judges,
     )
     print("\n".join(_lines(found)))
     if arguments.output is not None:
@@ -86,12 +94,19 @@ def _lines(found: Comparisons) -> list[str]:
     for standing in found.standings:
         lines += [f"{standing.entrant.name}: {note}" for note in _notes(standing)]
     if found.pairings:
+        above = {f"{s.entrant.name}: {remark}" for s in found.standings for remark in s.remarks}
         lines += ["", "one over another, on the prompts that both were judged on:"]
-        lines += [f"  {_pairing(pairing)}" for pairing in found.pairings]
+        for pairing in found.pairings:
+            lines.append(f"  {_pairing(pairing)}")
+            lines += [f"    length-controlled: {r}" for r in pairing.remarks if r not in above]
+            if above.intersection(pairing.remarks):
+                lines.append(
+                    "    length-controlled: the remarks on each model above hold here, too"
+                )
     if found.ranking is not None:
         lines += ["", *_ranking(found.ranking)]
-    if found.remark:
-        lines += ["", found.remark]
+    if found.remarks:
+        lines += ["", *found.remarks]
     return lines
 
 
@@ -153,14 +168,16 @@ def _pairing(pairing: Pairing) -> str:
     found = pairing.difference
     if found is None:
         return f"{name}: no prompt has verdicts for both"
-    missing = f", {found.missing:,} missing" if found.missing else ""
+    missing = f"; {found.missing:,} verdicts are missing for one or both" if found.missing else ""
     text = (
         f"{name}: {found.value:+.1f} points ({found.low:+.1f} to {found.high:+.1f}); better on {found.better:,}, "
-        f"worse on {found.worse:,}, equal on {found.equal:,}{missing}; p = {found.p:.2g} (sign test)"
+        f"worse on {found.worse:,}, equal on {found.equal:,}; p = {found.p:.2g} (sign test)"
     )
     if pairing.controlled is not None:
-        text += f"; length-controlled win rate {pairing.controlled:.1f}"
-    return text
+        value, interval, _ = pairing.controlled
+        rate = f"{value:.1f}" if interval is None else _spanned(value, *interval)
+        text += f"; length-controlled win rate {rate}"
+    return text + missing
 
 
 def _ranking(ranking: Ranking) -> list[str]:

@@ -1,7 +1,7 @@
 """Judged files of answers, read for win rates: folders of `prefopt judge --against`, and AlpacaEval's annotations.
 
-Each becomes the verdicts on one model's answers against a baseline's, prompt by prompt. The numbers are made in
-`evals/winrates.py`.
+Each becomes the verdicts on one model's answers against a baseline's, prompt by prompt (`evals/given.py`). Annotations
+are read in `evals/annotations.py`, the numbers made in `evals/winrates.py`.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ import hashlib
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, NoReturn, cast
+from typing import NamedTuple, cast
 
 from prefopt.errors import RecordError, StorageError
-from prefopt.grade.winrate import Judged, Verdict, shares_of
+from prefopt.evals.annotations import read_annotations
+from prefopt.evals.given import Entrant, Given, prompts_asked
+from prefopt.grade.winrate import Verdict
 from prefopt.judge.outputs import Contest, join_outputs, read_outputs
 from prefopt.records import parse_line
 from prefopt.text.files import SourceRow, read_rows
@@ -23,40 +25,6 @@ from prefopt.values import JsonValue, read_object, read_text, refuse
 RESULT_FILE = "judgement.json"
 VERDICTS_FILE = "verdicts.jsonl"
 _AGAIN = "judge again (what the journal holds is not asked twice)"
-
-
-class Given(NamedTuple):
-    """What was said of one answer (one turn of a conversation)."""
-
-    prompt: Hashable
-    """The same for the same prompt to whatever model, and for all turns of a conversation."""
-    turn: int
-    """From 1."""
-    judged: Judged
-    """About the model; of both orders together where both were asked."""
-    orders: tuple[Verdict, Verdict] | None
-    """About the model, when its answer came first and when it came second; None: one order was asked."""
-    answers: tuple[str, str]
-    """The model's and the baseline's."""
-    place: int
-    """Of the prompt in the baseline's (or the annotations') file, from 0."""
-    number: int | None
-    """The field `index` of that file's row: the number of AlpacaEval's instruction."""
-
-
-class Entrant(NamedTuple):
-    """A model that was judged against a baseline."""
-
-    name: str
-    baseline: str
-    source: Path
-    given: list[Given]
-    left_out: int
-    """Rows that were not judged."""
-    places: int
-    """Rows of the file that `Given.place` counts in."""
-    itself: bool
-    """Whether the model is the baseline."""
 
 
 def read_entrants(paths: Sequence[Path]) -> list[Entrant]:
@@ -69,7 +37,7 @@ def read_entrants(paths: Sequence[Path]) -> list[Entrant]:
     found = [
         entrant
         for path in paths
-        for entrant in ([_of_folder(path)] if path.is_dir() else _of_annotations(path))
+        for entrant in ([_of_folder(path)] if path.is_dir() else read_annotations(path))
     ]
     names = Counter(entrant.name for entrant in found)
     baselines = {entrant.baseline for entrant in found}
@@ -91,7 +59,9 @@ class _Baseline(NamedTuple):
     place: dict[str, int]
     """By id."""
     prompts: list[Hashable]
-    numbers: list[int | None]
+    numbers: list[JsonValue]
+    """The field `index` of each, which only AlpacaEval's data files need."""
+    origins: list[str]
 
 
 def _of_folder(folder: Path) -> Entrant:
@@ -108,11 +78,9 @@ def _of_folder(folder: Path) -> Entrant:
     others = read_outputs(baseline)
     rows = _Baseline(
         {exchange.id: place for place, exchange in enumerate(others)},
-        _asked([(e.opening, e.questions) for e in others]),
-        [
-            _number(question.values.get("index"), question.origin)
-            for question in read_questions(baseline)
-        ],
+        prompts_asked([(e.opening, e.questions) for e in others]),
+        [question.values.get("index") for question in read_questions(baseline)],
+        [exchange.origin for exchange in others],
     )
     by = "id" if settings.get("join") == "id" else "question"
     joined = join_outputs(read_outputs(outputs), others, by=by)
@@ -130,6 +98,7 @@ def _of_folder(folder: Path) -> Entrant:
         left_out=sum(not some for some in given),
         places=len(others),
         itself=itself,
+        judge=settings,
     )
 
 
@@ -150,7 +119,16 @@ def _given(
         verdict, orders = _said(read_object(value, "turns", row.origin), row.origin, both=both)
         answers = contest.model.answers[turn - 1], contest.baseline.answers[turn - 1]
         found.append(
-            Given(rows.prompts[place], turn, verdict, orders, answers, place, rows.numbers[place])
+            Given(
+                prompt=rows.prompts[place],
+                turn=turn,
+                judged=verdict,
+                orders=orders,
+                answers=answers,
+                place=place,
+                number=rows.numbers[place],
+                origin=rows.origins[place],
+            )
         )
     return found
 
@@ -201,86 +179,3 @@ def _verdict(value: JsonValue, origin: str) -> Verdict:
     if value not in {"win", "tie", "loss", "missing"}:
         refuse(value, "verdict", origin, "give win, tie, loss or missing")
     return cast("Verdict", value)
-
-
-def _of_annotations(path: Path) -> list[Entrant]:
-    rows = read_rows(path).rows
-    baselines = {_text(row, "generator_1") for row in rows}
-    if len(baselines) > 1:
-        raise RecordError(
-            f"{path}: several baselines ({', '.join(sorted(baselines))}) as generator_1; keep the rows of one"
-        )
-    models: dict[str, list[SourceRow]] = {}
-    for row in rows:
-        models.setdefault(_text(row, "generator_2"), []).append(row)
-    return [_annotated(path, name, baselines.copy().pop(), some) for name, some in models.items()]
-
-
-def _annotated(path: Path, name: str, baseline: str, rows: Sequence[SourceRow]) -> Entrant:
-    annotators = {str(row.values["annotator"]) for row in rows if row.values.get("annotator")}
-    if len(annotators) > 1:
-        raise RecordError(
-            f"{path}: {name} was judged by {', '.join(sorted(annotators))}; keep the rows of one annotator"
-        )
-    preferences = [_preference(row) for row in rows]
-    try:
-        shares_of(preferences)
-    except ValueError as error:
-        raise RecordError(f"{path}: {error}") from error
-    keys = _asked([((), (_text(row, "instruction"),)) for row in rows])
-    given = [
-        Given(
-            prompt=key,
-            turn=1,
-            judged=preference,
-            orders=None,
-            answers=(_text(row, "output_2"), _text(row, "output_1")),
-            place=place,
-            number=_number(row.values.get("index"), row.origin),
-        )
-        for place, (row, key, preference) in enumerate(zip(rows, keys, preferences, strict=True))
-    ]
-    return Entrant(name, baseline, path, given, 0, len(rows), itself=name == baseline)
-
-
-def _preference(row: SourceRow) -> float | None:
-    if "preference" not in row.values:
-        _refuse_columns(row, "preference")
-    value = row.values["preference"]
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        refuse(value, "preference", row.origin, "give a number from 1 to 2, or null")
-    return value
-
-
-def _text(row: SourceRow, name: str) -> str:
-    if name not in row.values:
-        _refuse_columns(row, name)
-    return read_text(row.values[name], name, row.origin)
-
-
-def _refuse_columns(row: SourceRow, name: str) -> NoReturn:
-    raise RecordError(
-        f"{row.origin}: there is no {name!r}; give AlpacaEval's annotations, or a folder that `prefopt judge "
-        "--against` wrote"
-    )
-
-
-def _number(value: JsonValue, origin: str) -> int | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int):
-        refuse(value, "index", origin, "give the number of the instruction, 0, 1, ...")
-    return value
-
-
-def _asked(questions: Sequence[tuple[Sequence[object], Sequence[str]]]) -> list[Hashable]:
-    """What each row asks, and how often that was asked before it."""
-    seen: Counter[Hashable] = Counter()
-    found: list[Hashable] = []
-    for opening, turns in questions:
-        asked = (tuple(map(str, opening)), tuple(text.strip() for text in turns))
-        seen[asked] += 1
-        found.append((*asked, seen[asked]))
-    return found

@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from prefopt.errors import MissingExtraError, RecordError
-from prefopt.evals.entrants import Entrant, Given
+from prefopt.evals.given import Entrant, Given
 from prefopt.grade.length_controlled import (
     BASELINE,
     LengthControlled,
@@ -20,7 +22,9 @@ from prefopt.grade.length_controlled import (
 from prefopt.grade.length_controlled_data import read_difficulty, read_gamed
 from prefopt.grade.length_design import GamedRows
 from prefopt.grade.winrate import Judged, WinRate, adjusted_win_rate, share_of, win_rate
-from prefopt.values import JsonValue
+from prefopt.values import JsonValue, refuse
+
+_WHOLE = re.compile(r"\s*(\d+)(\.0*)?\s*")
 
 
 class LengthData(NamedTuple):
@@ -106,10 +110,8 @@ def standing(entrant: Entrant, data: LengthData) -> Standing:
     singles: list[Judged] = (
         [order[side] for side in (0, 1) for order in both] if both else [g.judged for g in given]
     )
-    judged = any(share_of(g.judged) is not None for g in given)
-    controlled, remarks = (
-        _controlled(entrant, data) if judged else (None, ("there are no verdicts",))
-    )
+    judged = not all(g.is_missing for g in given)
+    controlled, remarks = _controlled(entrant, data)
     adjusted = None
     if both and judged:
         first: list[Judged] = [a for a, _ in both]
@@ -134,47 +136,89 @@ def _raw(verdicts: Sequence[Judged], prompts: Sequence[Hashable]) -> WinRate | N
 def _controlled(
     entrant: Entrant, data: LengthData
 ) -> tuple[LengthControlled | None, tuple[str, ...]]:
+    if all(g.is_missing for g in entrant.given):
+        return None, ("there are no verdicts",)
     if entrant.itself:
         return None, ("this is the baseline itself, which is at 50 by construction",)
-    given = entrant.given
-    hard = data.difficulty
     try:
-        found = length_controlled_winrate(
-            [g.judged for g in given],
-            [len(g.answers[0]) for g in given],
-            [len(g.answers[1]) for g in given],
-            difficulty=None if hard is None else _difficulties(entrant, hard),
-            gamed=data.gamed,
-            clusters=[g.prompt for g in given],
-        )
+        found = fit_length_controlled(entrant, entrant.given, data)
     except MissingExtraError as error:
         return None, (str(error),)
     return found, found.remarks
 
 
-def _difficulties(entrant: Entrant, hard: Mapping[int, float]) -> list[float]:
-    """Of each verdict's instruction, by its `index`, or by its place in a file that has all of them."""
+def fit_length_controlled(
+    entrant: Entrant, given: Sequence[Given], data: LengthData
+) -> LengthControlled:
+    """The length-controlled win rate on some of what was said of a model; whole prompts are drawn.
+
+    Raises:
+        MissingExtraError: scikit-learn is not installed.
+        RecordError: AlpacaEval's files do not fit.
+    """
+    hard = data.difficulty
+    numbers = [] if hard is None else instruction_numbers(entrant, given, hard)
+    return length_controlled_winrate(
+        [g.judged for g in given],
+        [len(g.answers[0]) for g in given],
+        [len(g.answers[1]) for g in given],
+        difficulty=None if hard is None else [hard[number] for number in numbers],
+        gamed=data.gamed,
+        clusters=[g.prompt for g in given],
+    )
+
+
+def instruction_numbers(
+    entrant: Entrant, given: Sequence[Given], hard: Mapping[int, float]
+) -> list[int]:
+    """The number of each instruction: the `index` of its row, or its place in a file that has all of them.
+
+    Args:
+        entrant: the model, of which all rows have an `index`, or none.
+        given: some of what was said of it.
+        hard: difficulties by number; each has to have one.
+
+    Raises:
+        RecordError: the numbers cannot be told, or AlpacaEval's data do not belong to such rows.
+    """
     if any(g.turn > 1 for g in entrant.given):
         raise RecordError(
             f"{entrant.source}: AlpacaEval's data belong to instructions of one turn; leave --gamed and "
             "--difficulty out"
         )
-    by_place = any(g.number is None for g in entrant.given)
-    if by_place and entrant.places != len(hard):
+    unnumbered = [g for g in entrant.given if _index(g) is None]
+    if 0 < len(unnumbered) < len(entrant.given):
+        raise RecordError(
+            f"{unnumbered[0].origin}: there is no 'index', nor in {len(unnumbered) - 1:,} other rows, while "
+            f"{len(entrant.given) - len(unnumbered):,} rows of {entrant.source} have one; give one to every row"
+        )
+    if unnumbered and entrant.places != len(hard):
         raise RecordError(
             f"{entrant.source}: the rows have no 'index' and are {entrant.places:,}, so that the number of an "
             f"instruction cannot be told; give all {len(hard):,} instructions in AlpacaEval's order, or rows with "
             "'index'"
         )
-    found: list[float] = []
-    for given in entrant.given:
-        number = given.place if by_place or given.number is None else given.number
+    found: list[int] = []
+    for each in given:
+        index = _index(each)
+        number = each.place if index is None else index
         if number not in hard:
             raise RecordError(
-                f"{entrant.source}: instruction {number} has no difficulty in AlpacaEval's file; check 'index'"
+                f"{each.origin}: instruction {number} has no difficulty in AlpacaEval's file; check 'index'"
             )
-        found.append(hard[number])
+        found.append(number)
     return found
+
+
+def _index(given: Given) -> int | None:
+    """The field `index`, also of tables, where it is a text, and of Parquet files, where it can be a float."""
+    value = given.number
+    if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
+        return None
+    whole = None if isinstance(value, bool) else _WHOLE.fullmatch(str(value))
+    if whole is None:
+        refuse(value, "index", given.origin, "give the number of the instruction, 0, 1, ...")
+    return int(whole[1])
 
 
 def _mean_lengths(given: Sequence[Given]) -> tuple[float, float]:

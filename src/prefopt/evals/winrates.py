@@ -6,43 +6,18 @@ What `prefopt winrate` computes; `evals/entrants.py` reads what was judged.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from itertools import combinations
 from typing import NamedTuple
 
 from prefopt.errors import ConfigError, RecordError
-from prefopt.evals.entrants import Entrant
+from prefopt.evals.given import Entrant, Key
+from prefopt.evals.pairings import Pairing, Pairings
+from prefopt.evals.same_judge import judged_alike
 from prefopt.evals.standings import LengthData, Standing, standing
 from prefopt.grade.bradley_terry import Match, Ranking, rank_models
-from prefopt.grade.length_controlled import winrate_between
-from prefopt.grade.winrate import Comparison, Judged, compare_models, share_of
+from prefopt.grade.winrate import share_of
 from prefopt.values import JsonValue, quote
-
-
-class Pairing(NamedTuple):
-    """The second of two models over the first, both judged against the baseline."""
-
-    first: str
-    second: str
-    shared: int
-    """Prompts on which both were judged."""
-    apart: int
-    """Prompts on which one of them was."""
-    difference: Comparison | None
-    """Of their win rates on the shared prompts; None where none of them has verdicts for both."""
-    controlled: float | None
-    """The length-controlled win rate of the second over the first, from the weights of both fits."""
-
-    def to_json(self) -> dict[str, JsonValue]:
-        """As the written file holds it."""
-        return {
-            "first": self.first,
-            "second": self.second,
-            "shared": self.shared,
-            "apart": self.apart,
-            "difference": None if self.difference is None else self.difference._asdict(),
-            "length_controlled": self.controlled,
-        }
 
 
 class Comparisons(NamedTuple):
@@ -52,9 +27,10 @@ class Comparisons(NamedTuple):
     standings: list[Standing]
     pairings: list[Pairing]
     ranking: Ranking | None
-    """With the baseline in it; None for one model, or where there is none."""
-    remark: str
-    """Why there is no ranking, or whose rating in it is not to be relied on; else empty."""
+    """With the baseline in it, on what all models have a verdict on; None for one model, or where there is none."""
+    remarks: tuple[str, ...]
+    """What keeps the models apart: other judges, other prompts. Why there is no ranking, what it leaves out, and whose
+    rating in it is not to be relied on."""
 
     def to_json(self) -> dict[str, JsonValue]:
         """As the written file holds it."""
@@ -73,7 +49,7 @@ class Comparisons(NamedTuple):
             "models": [standing.to_json() for standing in self.standings],
             "comparisons": [pairing.to_json() for pairing in self.pairings],
             "ranking": ranked,
-            "remark": self.remark,
+            "remarks": list(self.remarks),
         }
 
 
@@ -83,30 +59,37 @@ def compare_entrants(
     *,
     anchor: str | None = None,
     prior: float = 0.0,
+    mixed: bool = False,
 ) -> Comparisons:
     """Each model's win rates, and for two or more: one over another, and a ranking.
+
+    Pairs are compared on what both have verdicts on, all are ranked on what all have verdicts on.
 
     Args:
         entrants: at least one.
         data: AlpacaEval's files; None: the length-controlled fits stand on the verdicts alone.
         anchor: the model with rating 1000; None: the mean of all.
         prior: ties added to each pair of models that met, for the ranking.
+        mixed: whether models are compared that were judged differently (`judged_alike`).
 
     Raises:
         ConfigError: an anchor that is no model, or a prior below 0.
-        RecordError: the baselines differ, two models share no prompt, or AlpacaEval's files do not fit.
+        RecordError: judges or baselines differ, two models share no prompt, or AlpacaEval's files do not fit.
     """
     baseline = next((e.baseline for e in entrants if not e.itself), entrants[0].baseline)
     _check_ranking(entrants, baseline, anchor, prior)
+    remarks = [*judged_alike(entrants, mixed=mixed), *_other_prompts(entrants)]
     for first, second in combinations(entrants, 2):
         _check_baseline(first, second)
     data = data or LengthData()
     standings = [standing(entrant, data) for entrant in entrants]
-    pairings = [_pairing(a, b, data) for a, b in combinations(standings, 2)]
-    ranking, remark = (
-        (None, "") if len(entrants) == 1 else _ranking(entrants, baseline, anchor, prior)
-    )
-    return Comparisons(baseline, standings, pairings, ranking, remark)
+    pairs = Pairings(data)
+    pairings = [pairs.pair(a, b) for a, b in combinations(standings, 2)]
+    ranking = None
+    if len(entrants) > 1:
+        ranking, more = _ranking(entrants, baseline, anchor, prior)
+        remarks += more
+    return Comparisons(baseline, standings, pairings, ranking, tuple(remarks))
 
 
 def _check_ranking(
@@ -123,58 +106,51 @@ def _check_ranking(
 
 def _check_baseline(first: Entrant, second: Entrant) -> None:
     """That both were judged against the same answers wherever the prompts are the same."""
-    answers = {(g.prompt, g.turn): g.answers[1] for g in first.given}
+    answers = {g.key: g.answers[1] for g in first.given}
     for given in second.given:
-        answer = answers.get((given.prompt, given.turn))
+        answer = answers.get(given.key)
         if answer is not None and answer != given.answers[1]:
             raise RecordError(
                 f"{first.source} and {second.source}: the baseline's answers to one prompt are {quote(answer)} and "
                 f"{quote(given.answers[1])}; give models that were judged against the same baseline"
             )
-    if answers.keys().isdisjoint((g.prompt, g.turn) for g in second.given):
+    if answers.keys().isdisjoint(g.key for g in second.given):
         raise RecordError(
             f"{first.source} and {second.source} have no prompt in common; give models that were judged on the same"
         )
 
 
-def _pairing(first: Standing, second: Standing, data: LengthData) -> Pairing:
-    judged, others = _by_prompt(first.entrant), _by_prompt(second.entrant)
-    shared = [key for key in judged if key in others]
-    sides: tuple[list[Judged], list[Judged]] = (
-        [judged[key] for key in shared],
-        [others[key] for key in shared],
+def _other_prompts(entrants: Sequence[Entrant]) -> list[str]:
+    """A remark where models were judged on other prompts, so that their win rates say nothing of each other."""
+    asked = [{g.prompt for g in e.given} for e in entrants]
+    if all(prompts == asked[0] for prompts in asked):
+        return []
+    counts = ", ".join(f"{e.name} {len(p):,}" for e, p in zip(entrants, asked, strict=True))
+    remark = (
+        f"the models were judged on different prompts ({counts}; {len(set.intersection(*asked)):,} are common to all), "
+        "so their own win rates cannot be compared with each other"
     )
-    there = any(
-        share_of(a) is not None and share_of(b) is not None for a, b in zip(*sides, strict=True)
-    )
-    weights, against = second.weights, first.weights
-    hard = None if data.compared is None else list(data.compared.values())
-    prompts = {prompt for prompt, _ in shared}
-    return Pairing(
-        first.entrant.name,
-        second.entrant.name,
-        shared=len(prompts),
-        apart=len({prompt for prompt, _ in [*judged, *others]} - prompts),
-        difference=compare_models(*sides, clusters=[key[0] for key in shared]) if there else None,
-        controlled=None
-        if weights is None or against is None
-        else winrate_between(weights, against, difficulty=hard),
-    )
-
-
-def _by_prompt(entrant: Entrant) -> dict[tuple[Hashable, int], Judged]:
-    return {(g.prompt, g.turn): g.judged for g in entrant.given}
+    return [remark]
 
 
 def _ranking(
     entrants: Sequence[Entrant], baseline: str, anchor: str | None, prior: float
-) -> tuple[Ranking | None, str]:
-    """The ranking, and what is to be said of it."""
+) -> tuple[Ranking | None, list[str]]:
+    """The ranking, on what all models have a verdict on, and what is to be said of it."""
+    judged = {e.name: {g.key for g in e.given if not g.is_missing} for e in entrants}
+    ranked = [e for e in entrants if judged[e.name] and not e.itself]
+    remarks = [f"{e.name} has no verdict and is not ranked" for e in entrants if not judged[e.name]]
+    common: set[Key] = set.intersection(*(judged[e.name] for e in ranked)) if ranked else set()
+    if not common:
+        return None, [*remarks, "no ranking: there is no prompt on which all models have a verdict"]
+    seen = {g.key for e in ranked for g in e.given}
+    if len(common) < len(seen):
+        remarks.append(_partial(len(common), len(seen)))
     games = [
         (Match(e.name, baseline, g.judged), g.prompt)
-        for e in entrants
-        if not e.itself
+        for e in ranked
         for g in e.given
+        if g.key in common
     ]
     try:
         found = rank_models(
@@ -184,15 +160,19 @@ def _ranking(
             clusters=[prompt for _, prompt in games],
         )
     except ValueError as error:
-        return None, "no ranking: " + str(error).replace("prior=1", "--prior 1")
-    shares = {e.name: {share_of(g.judged) for g in e.given} - {None} for e in entrants}
+        return None, [*remarks, "no ranking: " + str(error).replace("prior=1", "--prior 1")]
+    shares = {e.name: {share_of(g.judged) for g in e.given if g.key in common} for e in ranked}
     sure = [name for name in found.models if shares.get(name) in ({0.0}, {1.0})]
-    if not sure:
-        return found, ""
-    return found, (
-        f"{', '.join(sure)}: all verdicts are wins, or all losses; the prior alone says how far away the rating is, "
-        "and its interval says nothing"
-    )
+    if sure:
+        remarks.append(
+            f"{', '.join(sure)}: all verdicts are wins, or all losses; the prior alone says how far away the rating "
+            "is, and its interval says nothing"
+        )
+    return found, remarks
+
+
+def _partial(common: int, seen: int) -> str:
+    return f"the ranking stands on the {common:,} of {seen:,} prompts (or turns) on which all models have a verdict"
 
 
 def _finite(value: float) -> float | None:

@@ -25,7 +25,7 @@ from prefopt.grade.logistic import (
 )
 from prefopt.grade.logistic_many import Fits, choose_and_fit, fit_many
 from prefopt.grade.statistics import Interval, percentile_interval
-from prefopt.grade.winrate import USUAL, Bootstrap, Judged, bounded_mean
+from prefopt.grade.winrate import USUAL, Bootstrap, Judged, all_alike, bounded_mean
 
 _Array = NDArray[np.float64]
 
@@ -53,7 +53,7 @@ class LengthControlled(NamedTuple):
 
     value: float
     interval: Interval | None
-    """Over prompts; None where none was asked for."""
+    """Over prompts, and wide enough to hold `value`; None where none was asked for."""
     raw: float
     """The raw win rate on the same preferences."""
     weights: LengthWeights
@@ -68,6 +68,10 @@ class LengthControlled(NamedTuple):
     """Preferences that are missing; left out of the fit."""
     remarks: tuple[str, ...]
     """What a reader should know before trusting the number."""
+    resampled: tuple[LengthWeights, ...] = ()
+    """Of the fits behind the interval. The same prompts in the same order, missing where they are, are drawn alike for
+    every model (`grade/length_between.py`). Empty where there is no interval, and where all prompts have the same share
+    of wins: resamples say nothing then."""
 
 
 class _Fit(NamedTuple):
@@ -77,6 +81,16 @@ class _Fit(NamedTuple):
     fixed: bool
     """Whether the strength was not chosen."""
     remarks: list[str]
+
+
+class _Spread(NamedTuple):
+    """Fits to resamples."""
+
+    values: list[float]
+    """The rates that they predict for the prompts that were drawn."""
+    weights: tuple[LengthWeights, ...]
+    unfinished: int
+    """How many did not converge."""
 
 
 def length_controlled_winrate(
@@ -98,7 +112,8 @@ def length_controlled_winrate(
     data the result is AlpacaEval's; without, the terms that need it are left out.
 
     The interval draws prompts with replacement, chooses C anew and fits again (`grade/logistic_many.py`); gamed rows
-    stay. Where the C that was chosen leaves the model no weight, the interval's fits have C = 100. A draw at every
+    stay. Where the C that was chosen leaves the model no weight, the interval's fits have C = 100. The interval is
+    widened where it does not hold the rate itself, which the penalty pulls to 50. A draw at every
     prompt, as of a model against itself, is fitted like anything else and gives 50 (the weights of such a model are
     `BASELINE` by construction). Where all preferences are wins (or losses) and nothing is gamed, scikit-learn's solver
     confuses the two; rows of next to no weight keep it right.
@@ -122,12 +137,13 @@ def length_controlled_winrate(
     predicted = 100 * prompts.at_equal_length(fit.weights)
     value, raw = float(predicted.mean()), float(100 * np.nanmean(prompts.shares))
     remarks = [*_doubts(value, raw, fit.weights), *fit.remarks]
-    interval = None
+    interval, resampled = None, ()
     if bootstrap is not None:
         # A penalty that leaves nothing of the model does so in many resamples, too: they would all say 50.
         free = fit.fixed or _is_blank(fit.weights)
-        interval, late = _interval(prompts, gamed, _NEXT_TO_FREE if free else None, bootstrap)
-        remarks += _unfinished(late, "of the interval")
+        spread = _resample(prompts, gamed, _NEXT_TO_FREE if free else None, bootstrap)
+        interval, resampled = _widened(spread.values, value, prompts, bootstrap), spread.weights
+        remarks += _unfinished(spread.unfinished, "of the interval")
     return LengthControlled(
         value=value,
         interval=interval,
@@ -138,6 +154,7 @@ def length_controlled_winrate(
         standard_error=_standard_error(predicted),
         missing=int(np.isnan(prompts.shares).sum()),
         remarks=tuple(remarks),
+        resampled=() if _says_nothing(prompts) else resampled,
     )
 
 
@@ -177,15 +194,17 @@ def _fit(prompts: Prompts, gamed: GamedRows | None) -> _Fit:
     return _Fit(weights, strength, fixed, remarks)
 
 
-def _interval(
+def _resample(
     prompts: Prompts, gamed: GamedRows | None, strength: float | None, bootstrap: Bootstrap
-) -> tuple[Interval, int]:
-    """The interval, and how many of its fits did not converge; a strength of None is chosen in each resample."""
-    rng = np.random.default_rng(bootstrap.seed)
+) -> _Spread:
+    """Fits to drawn clusters; a strength of None is chosen in each resample."""
+    # Two sources, so that models on the same prompts are fitted to the same draws, whether a C is chosen or not.
+    rng, shuffle = (np.random.default_rng(seed) for seed in (bootstrap.seed, [bootstrap.seed, 1]))
     clusters = prompts.of_clusters()
     whole = design(prompts, gamed)
     starts = _many(whole, STRENGTHS if strength is None else np.array([strength]), None).weights
     values: list[float] = []
+    found: list[LengthWeights] = []
     unfinished = 0
     while len(values) < bootstrap.resamples:
         picked = rng.integers(0, len(clusters), size=len(clusters))
@@ -195,15 +214,15 @@ def _interval(
         rows = design(drawn, gamed)
         if strength is None:
             # Copies of a prompt are in one fold: held back from copies of itself, nothing would be held back.
-            folds = rng.permutation(int(whole.group.max()) + 1)[rows.group] % FOLDS
-            found = choose_and_fit(*rows[:3], folds, start=starts)
-            weights, converged = found
+            folds = shuffle.permutation(int(whole.group.max()) + 1)[rows.group] % FOLDS
+            weights, converged = choose_and_fit(*rows[:3], folds, start=starts)
         else:
             fits = _many(rows, np.array([strength]), starts)
             weights, converged = fits.weights[:, 0], fits.converged
         unfinished += not converged
         values.append(float(100 * drawn.at_equal_length(weights).mean()))
-    return _widened(percentile_interval(values, bootstrap.level), prompts, bootstrap), unfinished
+        found.append(_named(weights))
+    return _Spread(values, tuple(found), unfinished)
 
 
 def _named(weights: _Array) -> LengthWeights:
@@ -228,18 +247,33 @@ def _many(rows: Design, strengths: _Array, start: _Array | None) -> Fits:
     )
 
 
-def _widened(interval: Interval, prompts: Prompts, bootstrap: Bootstrap) -> Interval:
-    """What preferences that are all equal leave open is in no resample."""
-    there = np.isfinite(prompts.shares)
-    equals = bounded_mean(
-        (100 * prompts.shares[there]).tolist(),
+def _widened(
+    values: Sequence[float], value: float, prompts: Prompts, bootstrap: Bootstrap
+) -> Interval:
+    """The interval of resampled rates with the rate itself in it, and what prompts that are all alike leave open."""
+    low, high = percentile_interval(values, bootstrap.level)
+    low, high = min(low, value), max(high, value)
+    if not _says_nothing(prompts):
+        return Interval(low, high)
+    shares, clusters = _there(prompts)
+    alike = bounded_mean(
+        [100 * share for share in shares],
         bounds=(0, 100),
-        clusters=prompts.cluster[there].tolist(),
+        clusters=clusters,
         bootstrap=bootstrap,
     )
-    if np.ptp(prompts.shares[there]) > 0:
-        return interval
-    return Interval(min(interval.low, equals.low), max(interval.high, equals.high))
+    return Interval(min(low, alike.low), max(high, alike.high))
+
+
+def _says_nothing(prompts: Prompts) -> bool:
+    """Whether all resamples have the same share of wins."""
+    return all_alike(*_there(prompts))
+
+
+def _there(prompts: Prompts) -> tuple[list[float], list[int]]:
+    """Shares and clusters of the preferences that are not missing."""
+    there = np.isfinite(prompts.shares)
+    return prompts.shares[there].tolist(), prompts.cluster[there].tolist()
 
 
 def _is_blank(weights: _Array) -> bool:
@@ -253,7 +287,7 @@ def _doubts(value: float, raw: float, weights: _Array) -> list[str]:
     if _is_blank(weights):
         remarks.append(
             f"the penalty left the model a weight of 0, so the rate is 50 by construction (the raw one is {raw:.1f}); "
-            f"its interval is that of fits with C = {_NEXT_TO_FREE:g}"
+            f"its interval is that of fits with C = {_NEXT_TO_FREE:g}, widened to hold 50"
         )
     high, low = max(raw + (100 - raw) / 4, raw + 10), min(raw - raw / 4, raw - 10)
     if value > high or value < low:

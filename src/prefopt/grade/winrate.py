@@ -82,9 +82,10 @@ class Comparison(NamedTuple):
     worse: int
     equal: int
     missing: int
-    """Prompts on which one of them has no verdict; left out."""
+    """Prompts (or turns of them) on which one of the two has no verdict, or both; left out."""
 
 
+_ROUNDING = 1e-12
 _SHARES: Mapping[str, float | None] = {"win": 1.0, "tie": 0.5, "loss": 0.0, "missing": None}
 _OPPOSITE: Mapping[Verdict, Verdict] = {
     "win": "loss",
@@ -200,7 +201,7 @@ def win_rate(
     """The raw win rate, ``100 * mean(share)`` over the verdicts that are there, with its bootstrap interval.
 
     A tie is half a win, a preference of 1.7 is 0.7 wins; counts go by the side of 1.5 that a preference lies on. Where
-    every verdict is the same, resamples are too, and the interval is Wilson's (`bounded_mean`).
+    every prompt has the same share of wins, so has every resample, and the interval is Wilson's (`bounded_mean`).
 
     Args:
         verdicts: one per prompt.
@@ -316,7 +317,7 @@ def compare_models(
         better=better,
         worse=worse,
         equal=len(sums) - better - worse,
-        missing=len(set(prompts) - set(sums)),
+        missing=len(first) - len(both),
     )
 
 
@@ -329,9 +330,9 @@ def bounded_mean(
 ) -> Estimate:
     """The mean of values that lie between two bounds, with its bootstrap interval.
 
-    Equal values make equal resamples, although a few of them say little: the interval is then ``m - (m - low) u`` to
-    ``m + (high - m) u``, where u is the most that Wilson's interval allows for the part of other values, given none
-    among n. For nothing but wins (or losses) this is Wilson's interval of their number.
+    Clusters of equal means make equal resamples (`all_alike`), although a few of them say little: the interval is then
+    ``m - (m - low) u`` to ``m + (high - m) u``, where u is the most that Wilson's interval allows for the part of other
+    clusters, given none among n. For nothing but wins (or losses) this is Wilson's interval of their number.
 
     Args:
         values: at least one.
@@ -349,11 +350,26 @@ def bounded_mean(
         resamples=bootstrap.resamples,
         seed=bootstrap.seed,
     )
-    if min(values) < max(values):
+    if not all_alike(values, clusters):
         return estimate
     count = len(values) if clusters is None else len(set(clusters))
-    unseen, m = wilson(0, count, level=bootstrap.level).high, values[0]
+    unseen, m = wilson(0, count, level=bootstrap.level).high, estimate.value
     return Estimate(m, m - (m - bounds[0]) * unseen, m + (bounds[1] - m) * unseen)
+
+
+def all_alike(values: Sequence[float], clusters: Sequence[Hashable] | None = None) -> bool:
+    """Whether the means of all clusters are equal (up to rounding), so that a bootstrap over clusters says nothing.
+
+    So it is with one cluster, and with a win and a loss in each, as of a judge that looks at nothing but the position.
+    """
+    groups: dict[Hashable, list[float]] = {}
+    for label, value in zip(
+        range(len(values)) if clusters is None else clusters, values, strict=True
+    ):
+        groups.setdefault(label, []).append(value)
+    means = [math.fsum(group) / len(group) for group in groups.values()]
+    size = max(map(abs, values), default=0.0)
+    return max(means, default=0.0) - min(means, default=0.0) <= _ROUNDING * size
 
 
 def _check_sides(first: Sequence[Judged], second: Sequence[Judged]) -> None:
