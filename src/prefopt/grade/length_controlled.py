@@ -93,6 +93,14 @@ class _Spread(NamedTuple):
     """How many did not converge."""
 
 
+class _Uncertain(NamedTuple):
+    """What resamples say about a rate."""
+
+    interval: Interval | None = None
+    resampled: tuple[LengthWeights, ...] = ()
+    remarks: tuple[str, ...] = ()
+
+
 def length_controlled_winrate(
     preferences: Sequence[Judged],
     lengths_model: Sequence[int],
@@ -136,25 +144,18 @@ def length_controlled_winrate(
     fit = _fit(prompts, gamed)
     predicted = 100 * prompts.at_equal_length(fit.weights)
     value, raw = float(predicted.mean()), float(100 * np.nanmean(prompts.shares))
-    remarks = [*_doubts(value, raw, fit.weights), *fit.remarks]
-    interval, resampled = None, ()
-    if bootstrap is not None:
-        # A penalty that leaves nothing of the model does so in many resamples, too: they would all say 50.
-        free = fit.fixed or _is_blank(fit.weights)
-        spread = _resample(prompts, gamed, _NEXT_TO_FREE if free else None, bootstrap)
-        interval, resampled = _widened(spread.values, value, prompts, bootstrap), spread.weights
-        remarks += _unfinished(spread.unfinished, "of the interval")
+    uncertain = _uncertain(prompts, gamed, fit, value, bootstrap)
     return LengthControlled(
         value=value,
-        interval=interval,
+        interval=uncertain.interval,
         raw=raw,
         weights=_named(fit.weights),
         strength=fit.strength,
         predicted=tuple(predicted.tolist()),
         standard_error=_standard_error(predicted),
         missing=int(np.isnan(prompts.shares).sum()),
-        remarks=tuple(remarks),
-        resampled=() if _says_nothing(prompts) else resampled,
+        remarks=(*_doubts(value, raw, fit.weights), *fit.remarks, *uncertain.remarks),
+        resampled=() if _says_nothing(prompts) else uncertain.resampled,
     )
 
 
@@ -192,6 +193,21 @@ def _fit(prompts: Prompts, gamed: GamedRows | None) -> _Fit:
         *_unfinished(len(unfinished), "of the rate"),
     ]
     return _Fit(weights, strength, fixed, remarks)
+
+
+def _uncertain(
+    prompts: Prompts, gamed: GamedRows | None, fit: _Fit, value: float, bootstrap: Bootstrap | None
+) -> _Uncertain:
+    if bootstrap is None:
+        return _Uncertain()
+    # A penalty that leaves nothing of the model does so in many resamples, too: they would all say 50.
+    free = fit.fixed or _is_blank(fit.weights)
+    spread = _resample(prompts, gamed, _NEXT_TO_FREE if free else None, bootstrap)
+    return _Uncertain(
+        _widened(spread.values, value, prompts, bootstrap),
+        spread.weights,
+        tuple(_unfinished(spread.unfinished, "of the interval")),
+    )
 
 
 def _resample(
