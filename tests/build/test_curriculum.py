@@ -229,6 +229,25 @@ def test_stages_that_the_data_give(tmp_path: Path) -> None:
         stage_of(record("a", 1, 0))
 
 
+def test_one_stage_that_the_data_give_is_the_one_of_that_number() -> None:
+    def given(*levels: Any, only: Any) -> list[list[tuple[str, str]]]:
+        rows = [replace(record(f"{x}", 2, 1), meta={"stage": x}) for x in levels]
+        return stages(rows, stages="given", only=only)
+
+    assert given("medium", "hard", only=2) == [[("medium0", "medium1")]]
+    assert given("easy", "hard", only=3) == [[("hard0", "hard1")]]
+    assert given(7, 4, only=7) == given(7, 4, only="hardest") == [[("70", "71")]]
+    assert given(7, 4, only="easiest") == [[("40", "41")]]
+    with pytest.raises(ConfigError, match="only is 1 and the data have the stages 2, 3: name one"):
+        given("medium", "hard", only=1)
+    with pytest.raises(ConfigError, match="only is 3 and there are 2 stages: name one of them"):
+        given("medium", "easy", only=3)
+    with pytest.raises(ConfigError, match="only is 1 and the data have the stage 3: name one"):
+        given("hard", only=1)
+    with pytest.raises(ConfigError, match="the stages 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 and 2 more: "):
+        given(*range(2, 14), only=1)
+
+
 def test_records_of_a_stage_say_where_they_are_from() -> None:
     found, _ = made([record("a", 5, 4, 2)])
     (single,) = found.file_of(2)

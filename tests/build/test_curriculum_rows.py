@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import json
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,7 +20,7 @@ from prefopt.build.listed_pairs import REPEATED
 from prefopt.build.stages import CurriculumRules, says_stage, stage_of
 from prefopt.errors import ConfigError, RecordError
 from prefopt.ledger import Ledger
-from prefopt.records import Message, Pair, Preference, Response
+from prefopt.records import Message, Pair, Preference, Response, write_preferences
 from prefopt.text.sources import load_preferences
 
 
@@ -132,6 +133,22 @@ def test_what_was_put_together_is_said() -> None:
     assert made(lists).remarks == []
 
 
+def test_rows_that_are_left_out_are_not_put_together() -> None:
+    """The first row of a prompt has no difficulty: what is left of it is one row."""
+
+    def measure(records: Sequence[Preference]) -> list[tuple[float, ...]]:
+        return [(math.nan if record.id in {"a1", "b1"} else 1.0,) for record in records]
+
+    rows = [row("a1", "a", 5, 1), row("a2", "a", 5, 3)]
+    rules = CurriculumRules(on_missing="drop")
+    (said,) = make_curriculum(rows, measure, rules, Ledger("d")).remarks
+    assert said.startswith("note: no prompt has two pairs, so stages: ranks has nothing to choose")
+    rows += [row("b1", "b", 5, 1), row("b2", "b", 5, 2), row("b3", "b", 5, 3)]
+    assert make_curriculum(rows, measure, rules, Ledger("d")).remarks == [
+        "2 rows of one pair each are taken for the pairs of 1 prompts, which they share"
+    ]
+
+
 def test_what_has_nothing_to_do_is_said() -> None:
     apart = [row(str(i), str(i), i, 0) for i in range(1, 4)]
     (said,) = made(apart, order="hard_to_easy").remarks
@@ -190,7 +207,16 @@ def test_unknown_roles_are_told_from_stages(tmp_path: Path) -> None:
     path.write_text('{"prompt": "q", "chosen": "a", "rejected": "b"}')
     with pytest.raises(ConfigError, match="unknown role 'stages'; did you mean 'stage'\\?"):
         load_preferences(path, columns={"stages": "x"}, ledger=Ledger("r"))
-    load_preferences(path, columns={"stage": "level"}, ledger=Ledger("r"))  # as evaluation data
+    with pytest.raises(RecordError, match="columns.stage: rows.jsonl has no column 'level'; there"):
+        load_preferences(path, columns={"stage": "level"}, ledger=Ledger("r"))
+    options: dict[str, Any] = {"columns": {"stage": "level"}, "optional": ("stage",)}
+    assert len(load_preferences(path, ledger=Ledger("r"), **options).preferences) == 1
+    own = replace(ROWS[0], meta={"level": 2})
+    write_preferences(path, [own])
+    loaded = load_preferences(path, columns={"stage": "level"}, ledger=Ledger("r"))
+    assert stage_of(loaded.preferences[0], "level") == 2, "from `meta` of records of our own"
+    with pytest.raises(RecordError, match="has no column 'levels'; did you mean 'level'"):
+        load_preferences(path, columns={"stage": "levels"}, ledger=Ledger("r"))
 
 
 def test_what_the_data_say_about_themselves_stays() -> None:

@@ -271,6 +271,15 @@ def test_a_stage_under_another_name_is_read_from_there(curry: Settings, tmp_path
         ["0 + 4?\n", "2 + 4?\n"],
     ]
     assert stages[1][0].meta == {"level": 2.0, "stage": "draft", "curriculum_stage": 2}
+    plain = curry.with_(method="dpo", columns={"stage": "level"}, output_dir=str(tmp_path / "dpo"))
+    with pytest.raises(
+        ConfigError, match=r"columns.stage names .*'level', and method dpo trains in"
+    ):
+        plain.train()
+    with pytest.raises(RecordError, match=r"columns.stage: lists.jsonl has no column 'level'"):
+        curry.with_(
+            stages="given", columns={"stage": "level"}, output_dir=plain["output_dir"]
+        ).train()
     with pytest.raises(ConfigError, match="unknown role 'stages'; did you mean 'stage'"):
         curry.with_(columns={"stages": "level"}, overwrite_output_dir=True).train()
 

@@ -43,6 +43,7 @@ def test_the_defaults_are_the_papers() -> None:
         ({"stages": "pooled", "only": 1}, "only 1 names a stage, and stages: pooled has one"),
         ({"stages": "given", "difficulty": "rank_gap"}, "difficulty 'rank_gap' has no effect"),
         ({"stages": "given", "drop_hardest": 0.1}, "drop_hardest has no meaning with stages: given"),
+        ({"columns": {"stage": "level"}}, "columns.stage 'level' has no effect with stages 'ranks'"),
         ({"difficulty": "implicit_reward"}, "difficulty: implicit_reward and difficulty_policy belong"),
         ({"difficulty_reference": "r"}, "difficulty_reference has no effect unless difficulty is"),
         ({"difficulty": "scoregap"}, "difficulty 'scoregap' is unknown: use score_gap, rank_gap"),
@@ -68,6 +69,7 @@ def test_keys_that_exclude_each_other_are_one_line(keys: dict[str, Any], says: s
         {"schedule": "single_run", "stages": "pooled", "max_steps": 5},
         {"difficulty": "implicit_reward", "difficulty_policy": "p", "difficulty_reference": "r"},
         {"difficulty": "package.module:function"},
+        {"columns": {"stage": "level"}, "stages": "given"},
     ],
 )
 def test_keys_that_go_together(keys: dict[str, Any]) -> None:

@@ -34,9 +34,9 @@ def row(name: str, parent: Any = None, rank: Any = None, **more: Any) -> Row:
 SOUND = [row("q"), row("good", "q", 0), row("bad", "q", 1)]
 
 
-def load(path: Path, rows: list[Row], ledger: Ledger | None = None) -> LoadedData:
+def load(path: Path, rows: list[Row], ledger: Ledger | None = None, **options: Any) -> LoadedData:
     path.write_text("\n".join(map(json.dumps, rows)))
-    return load_preferences(path, ledger=ledger or Ledger("x"))
+    return load_preferences(path, ledger=ledger or Ledger("x"), **options)
 
 
 @pytest.mark.parametrize("backwards", [False, True])
@@ -85,6 +85,23 @@ def test_messages_whose_parent_is_missing_have_a_fate(tmp_path: Path) -> None:
     reason = "a message tree without two ranked answers, or without its first message"
     assert ledger.reasons == {reason: 2}
     assert (ledger.read, ledger.kept_count) == (3, 1)
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3])
+def test_a_limit_counts_records_and_cuts_no_tree(tmp_path: Path, limit: int) -> None:
+    """The best answer of each tree is its last row; a row without a rank may come first."""
+    rows = [{k: v for k, v in row("q").items() if v is not None}]
+    rows += [row("dull", "q", 2), row("bad", "q", 1), row("q0"), row("q2")]
+    rows += [row("worse", "q2", 1), row("better", "q2", 0), row("good", "q", 0), row("q9", "none")]
+    ledger = Ledger("x")
+    found = load(tmp_path / "rows.jsonl", rows, ledger, limit=limit).preferences
+    ledger.keep_undecided()
+    expected = [[("dull", 3), ("bad", 2), ("good", 1)], [("worse", 2), ("better", 1)]]
+    assert [[(r.text, r.rank) for r in x.responses] for x in found] == expected[:limit]
+    best = [x.responses[x.pairs[0].chosen].text for x in found]
+    assert best == ["good", "better"][:limit]
+    # Trees without an answer count up to the last record that is taken, and messages of no tree come last.
+    assert (ledger.read, ledger.dropped_count) == {1: (1, 0), 2: (3, 1), 3: (4, 2)}[limit]
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,12 @@ def test_a_curriculum_of_several_turns(tmp_path: Path) -> None:
 
 def test_rows_count_after_unfolding(tmp_path: Path) -> None:
     assert len(records(tmp_path, CURRICULUM, limit=2)) == 2
+    unranked = {"prompt": message("q", "prompter")}
+    assert len(records(tmp_path, unranked, unranked, TREE, limit=1)) == 1, "of records, not of rows"
+    assert len(records(tmp_path, dict.fromkeys(CURRICULUM), CURRICULUM, limit=1)) == 1
+    pairs = [{"prompt": str(i), "chosen": "a", "rejected": "b", "message_id": i} for i in range(3)]
+    assert [r.prompt for r in records(tmp_path, *pairs, limit=2)] == ["0", "1"]
+    records(tmp_path, CURRICULUM)
     path = tmp_path / "data.jsonl"
     assert load_row(path, row=3, ledger=Ledger("x")).meta["stage"] == "hard"
 

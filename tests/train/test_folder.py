@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from prefopt.errors import ConfigError
+from prefopt.errors import ConfigError, ResumeError
 from prefopt.evals import agent_files, agents, files, suite
 from prefopt.train.folder import RunFolder, open_folder
 
@@ -49,3 +51,50 @@ def test_an_evaluation_that_the_run_reads_is_not_removed(tmp_path: Path) -> None
     read = str(tmp_path / agent_files.TRAJECTORIES_FILE)
     with pytest.raises(ConfigError, match=r"--overwrite would delete .*trajectories\.jsonl, which"):
         open_folder(RunFolder(tmp_path), resume=False, overwrite=True, inputs=[read])
+
+
+def test_a_removal_that_was_killed_leaves_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(tmp_path, *RUN, "checkpoints/checkpoint-1/manifest.json", "notes.txt")
+    folder = RunFolder(tmp_path)
+    remove = shutil.rmtree
+
+    def stop(path: Path, **options: Any) -> None:
+        if path == folder.checkpoints:
+            raise KeyboardInterrupt
+        remove(path, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", stop)
+        with pytest.raises(KeyboardInterrupt):
+            folder.clear()
+    assert not folder.finished.exists()
+    assert folder.model.exists()
+    with pytest.raises(ResumeError, match="is in the way of a new run|already holds a run"):
+        open_folder(folder, resume=False, overwrite=False)
+    assert open_folder(folder, resume=True, overwrite=False) is None, "it starts at step 0"
+    assert left(tmp_path) == ["notes.txt"]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_what_comes_after_a_removal_is_not_taken_for_its_rest(
+    tmp_path: Path, *, overwrite: bool
+) -> None:
+    """The kill came when all was gone but the sign of it."""
+    fill(tmp_path, ".removing")
+    folder = RunFolder(tmp_path)
+    open_folder(folder, resume=False, overwrite=overwrite)
+    fill(tmp_path, *RUN)
+    folder.finish_removal()
+    assert left(tmp_path) == sorted(RUN)
+
+
+@pytest.mark.parametrize("there", [RUN, RUN[:3]])
+def test_a_run_is_left_as_it_is_where_no_removal_was_begun(
+    there: list[str], tmp_path: Path
+) -> None:
+    fill(tmp_path, *there)
+    RunFolder(tmp_path).finish_removal()
+    assert open_folder(RunFolder(tmp_path), resume=True, overwrite=False) is None
+    assert left(tmp_path) == sorted(there)

@@ -120,12 +120,13 @@ def _remarks(
 ) -> Iterator[str]:
     sizes = Counter(each.group for each in found)
     if rules.stages == "ranks":
-        rows = {each.record for each in found if each.record != each.group}
-        prompts = {each.group for each in found if each.record in rows}
-        if prompts:
+        # Some rows of a prompt may have been left out by now: those count that are there.
+        rows = Counter(group for group, _ in {(each.group, each.record) for each in found})
+        shared = [number for number in rows.values() if number > 1]
+        if shared:
             yield (
-                f"{len(rows) + len(prompts)} rows of one pair each are taken for the pairs of {len(prompts)} prompts, "
-                "which they share"
+                f"{sum(shared)} rows of one pair each are taken for the pairs of {len(shared)} prompts, which "
+                "they share"
             )
         if max(sizes.values()) == 1:
             chosen = "stages: ranks" if rules.only is None else f"only: {rules.only}"

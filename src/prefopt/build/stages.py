@@ -21,6 +21,10 @@ _NUMBER = re.compile(r"0*[1-9][0-9]{0,8}(\.0*)?")
 """A stage as tables write it, also where a missing one has made their column one of fractions."""
 
 
+_SHOWN = 10
+"""Numbers of stages that a message names."""
+
+
 @dataclass(frozen=True, slots=True)
 class CurriculumRules:
     """Which pairs there are, and how they become stages."""
@@ -37,7 +41,8 @@ class CurriculumRules:
     order: Literal["easy_to_hard", "hard_to_easy", "random"] = "easy_to_hard"
     """random: pairs are dealt out to the same stages by chance, within their prompt for `ranks`."""
     only: Literal["easiest", "hardest"] | int | None = None
-    """Train on this one stage; for `ranks` that pair of every prompt, counted from the easiest, from 1."""
+    """Train on this one stage, counted from the easiest, from 1; for `ranks`, that pair of every prompt; for `given`, a
+    number is the stage that the data say."""
     drop_hardest: float = 0.0
     """Share of all pairs, the hardest, that is left out, rounded down."""
     on_ties: Literal["drop", "keep"] = "drop"
@@ -89,7 +94,10 @@ def in_stages(
         stages[number].append(each)
     stages = [stage for stage in stages if stage]
     if rules.only is not None and rules.stages != "ranks":
-        place = _place_of_only(rules.only, len(stages))
+        known = (
+            _given(found, records, rules) if rules.stages == "given" else range(1, len(stages) + 1)
+        )
+        place = _place_of_only(rules.only, sorted(set(known)))
         stages = stages[place : place + 1]
     return stages[::-1] if rules.order == "hard_to_easy" else stages
 
@@ -124,7 +132,7 @@ def _by_rank(found: list[StagedPair], kept: list[StagedPair], rules: CurriculumR
     staying = set(kept)
     numbered = [(number, each) for number, each in numbered if each in staying]
     if not numbered and rules.only is not None:
-        _place_of_only(rules.only, most)
+        _place_of_only(rules.only, range(1, most + 1))
         raise ConfigError(
             f"drop_hardest {rules.drop_hardest} leaves no pair of only: {rules.only}; lower it"
         )
@@ -152,12 +160,19 @@ def _numbered(
     found: list[StagedPair], records: Sequence[Preference], rules: CurriculumRules
 ) -> _Numbered:
     """By the stages that the data give; for order random these numbers are dealt out anew."""
-    given = [stage_of(records[each.record], rules.stage_column) for each in found]
+    given = _given(found, records, rules)
     known = sorted(set(given))
     places = [known.index(stage) for stage in given]
     if rules.order == "random":
         places = [int(p) for p in _generator(rules, 0).permutation(places)]
     return list(zip(places, found, strict=True))
+
+
+def _given(
+    found: list[StagedPair], records: Sequence[Preference], rules: CurriculumRules
+) -> list[int]:
+    """The stage that the data give each pair."""
+    return [stage_of(records[each.record], rules.stage_column) for each in found]
 
 
 def stage_of(record: Preference, column: str | None = None) -> int:
@@ -202,12 +217,24 @@ def _number_of(stage: JsonValue) -> int | None:
     return int(stage) if isinstance(stage, int) or stage.is_integer() else None
 
 
-def _place_of_only(only: str | int, count: int) -> int:
-    place = {"easiest": 0, "hardest": count - 1}.get(str(only))
-    place = int(only) - 1 if place is None else place
-    if not 0 <= place < max(count, 1):
-        raise ConfigError(f"only is {only} and there are {count} stages: name one of them")
-    return place
+def _place_of_only(only: str | int, stages: Sequence[int]) -> int:
+    """The index of the wanted stage among these numbers of stages, the easiest first."""
+    place = {"easiest": 0, "hardest": len(stages) - 1}.get(str(only))
+    if place is not None:
+        return place
+    if only not in stages:
+        there = f"there are {len(stages)} stages"
+        if list(stages) != list(range(1, len(stages) + 1)):
+            there = f"the data have {_list(stages)}"
+        raise ConfigError(f"only is {only} and {there}: name one of them")
+    return list(stages).index(int(only))
+
+
+def _list(stages: Sequence[int]) -> str:
+    """The numbers, few of them in full."""
+    shown = ", ".join(map(str, stages[:_SHOWN]))
+    more = f" and {len(stages) - _SHOWN} more" if len(stages) > _SHOWN else ""
+    return f"the stage{'' if len(stages) == 1 else 's'} {shown}{more}"
 
 
 def _generator(rules: CurriculumRules, number: int) -> np.random.Generator:

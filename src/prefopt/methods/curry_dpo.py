@@ -51,7 +51,8 @@ class CurryDpoConfig(ObjectiveKeys):
     align: Literal["hard", "easy"] | None = None
     """Where `ranks` puts prompts with fewer pairs than others: in the last stages, or in the first; null: hard."""
     only: Literal["easiest", "hardest"] | int | None = None
-    """Train on this stage alone; for `ranks`, that pair of every prompt, counted from the easiest, from 1."""
+    """Train on this stage alone, counted from the easiest, from 1; for `ranks`, that pair of every prompt; for `given`,
+    a number is the stage that the data say."""
     drop_hardest: float = Field(default=0.0, ge=0, lt=1)
     """Share of all pairs, the hardest, that is left out."""
     on_ties: Literal["drop", "keep"] = "drop"
@@ -90,6 +91,8 @@ def _idle(config: CurryDpoConfig) -> Iterator[str]:
         yield f"order {config.order!r} has no effect with one stage (stages: pooled, or only): remove it"
     if config.only is not None and stages == "pooled":
         yield f"only {config.only!r} names a stage, and stages: pooled has one: remove one of them"
+    if (column := config.columns.get("stage")) is not None and stages != "given":
+        yield f"columns.stage {column!r} has no effect with stages {stages!r}: set stages: given, or remove it"
     if stages == "given" and config.difficulty is not None:
         yield f"difficulty {config.difficulty!r} has no effect with stages: given: remove one of them"
     if stages == "given" and config.drop_hardest:

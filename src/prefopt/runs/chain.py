@@ -1,7 +1,7 @@
 """Several trainings one after another, each from the model of the one before, which is its reference too.
 
 output_dir/<link>   the run folder of each training
-chain.json          the names of these folders
+chain.json          the names of these folders, and which training before it each of them goes on from
 run.yaml            the recipe of all
 model/              the model of the last one
 finished.json       what each started from, its reference and its last metrics
@@ -12,13 +12,14 @@ Finished trainings are found again and an unfinished one is resumed; `--overwrit
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from prefopt.config import RunConfig, parse, write_recipe
 from prefopt.errors import ConfigError, ResumeError, StorageError
@@ -100,21 +101,17 @@ def _run(
     folders = [RunFolder(top.path / link.name) for link in links]
     runtime.on_main(lambda: _begin(config, top, folders))
     done: list[RunResult] = []
-    trained = False
     for number, link in enumerate(links):
         if runtime.is_main:
             say(f"\n{link.name}, {number + 1} of {len(links)}")
         previous = done[-1].model if done else None
         recipe = config_of_link(config, method, link, previous, last=link is links[-1])
-        found = folders[number].finished.exists() and not config.overwrite_output_dir
         done.append(run_training(recipe, method))
         runtime.on_main(lambda folder=folders[number]: _require_model(folder))
-        if not found and not trained:
-            trained = True
-            rest = folders[number + 1 :]
-            runtime.on_main(lambda rest=rest: _forget(config, top, rest))
+        rest = folders[number + 1 :]
+        runtime.on_main(lambda before=folders[number], rest=rest: _go_on(config, top, before, rest))
     result = RunResult(top.path, top.model, done[-1].metrics, top.report)
-    if trained or not all(p.exists() for p in (top.finished, top.model, top.report)):
+    if not all(p.exists() for p in (top.finished, top.model, top.report)):
         runtime.on_main(lambda: _finish(config, top, links, done))
     elif runtime.is_main:
         say(f"{top.path}: all {len(links)} trainings are already finished")
@@ -151,12 +148,13 @@ def _require_room(config: RunConfig, top: RunFolder) -> None:
             f"resume_from_checkpoint {resume!r} is a checkpoint of one training, and this recipe makes several: use "
             "--resume, which finds where they stopped"
         )
-    if resume and top.metrics.exists():
+    if resume and top.metrics.exists() and not _has_begun_over_one(top):
         raise ResumeError(
             f"{top.path}: holds a single training, and this recipe makes several; pass --overwrite to start anew, or "
             "set another output_dir"
         )
     if resume:
+        finish_removals(top)
         return
     if top.recipe.exists() and not config.overwrite_output_dir:
         state = "finished" if top.finished.exists() else "unfinished"
@@ -170,13 +168,26 @@ def _require_room(config: RunConfig, top: RunFolder) -> None:
         )
 
 
+def _has_begun_over_one(top: RunFolder) -> bool:
+    """Whether a link was begun that writes over the single training whose files are still there."""
+    begun = any(link.recipe.exists() for link in earlier_links(top))
+    return begun and bool(_read_chain(top).get("over_one_training"))
+
+
 def earlier_links(top: RunFolder) -> list[RunFolder]:
     """The run folders of the chain that output_dir holds or has held; none where there was no chain."""
-    try:
-        names = json.loads((top.path / CHAIN).read_text(encoding="utf-8"))
-        return [RunFolder(top.path / name) for key in ("links", "earlier") for name in names[key]]
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
+    return [RunFolder(top.path / name) for name in _names(_read_chain(top))]
+
+
+def _names(chain: Mapping[str, JsonValue]) -> list[str]:
+    listed = [chain.get(key) for key in ("links", "earlier")]
+    return [str(name) for names in listed if isinstance(names, list) for name in names]
+
+
+def finish_removals(top: RunFolder) -> None:
+    """Remove what is left of runs that were being written over, here and in the folders of a chain."""
+    for folder in (top, *earlier_links(top)):
+        folder.finish_removal()
 
 
 def require_no_chain(top: RunFolder) -> None:
@@ -228,18 +239,48 @@ def _begin(config: RunConfig, top: RunFolder, folders: Sequence[RunFolder]) -> N
         not top.recipe.exists()
     ):  # a run that is resumed may still be refused, and keeps its recipe then
         write_recipe(config, top.recipe)
-    names = [folder.path.name for folder in folders]
-    earlier = [each.path.name for each in earlier_links(top) if each.path.name not in names]
+    names: list[JsonValue] = [folder.path.name for folder in folders]
+    facts = _read_chain(top)
     # The names of those that a shorter chain leaves over stay known until they are removed.
-    top.write_json(top.path / CHAIN, {"links": names, "earlier": earlier})
+    facts["earlier"] = [n for n in _names(facts) if n not in names]
+    facts["links"] = names
+    if config.overwrite_output_dir:
+        facts["over_one_training"] = top.metrics.exists()
+    top.write_json(top.path / CHAIN, facts)
 
 
-def _forget(config: RunConfig, top: RunFolder, rest: Sequence[RunFolder]) -> None:
-    """Remove what goes on from an earlier model than the one that has just been trained."""
-    for folder in (top, *rest):
-        if folder.finished.exists() or folder.metrics.exists():
-            folder.clear()
+def _read_chain(top: RunFolder) -> dict[str, JsonValue]:
+    """What the chain says about itself; empty where there is none, and where it cannot be read."""
+    with suppress(OSError, ValueError):
+        facts = json.loads((top.path / CHAIN).read_text(encoding="utf-8"))
+        if isinstance(facts, dict):
+            return cast("dict[str, JsonValue]", facts)
+    return {}
+
+
+def _go_on(config: RunConfig, top: RunFolder, before: RunFolder, rest: Sequence[RunFolder]) -> None:
+    """Remove what went on from an earlier model than that of the training `before`, which is finished.
+
+    `starts` in chain.json says what each link, and the model of the whole, went on from: the digest of the
+    `finished.json` before it. A training that is done again writes another one, so what is left of the earlier chain is
+    known as such whenever the run was killed.
+    """
+    facts = _read_chain(top)
+    starts = facts.get("starts")
+    starts = starts if isinstance(starts, dict) else {}
+    follower = rest[0].path.name if rest else top.model.name
+    known, digest = starts.get(follower), hashlib.sha256(before.finished.read_bytes()).hexdigest()
+    if known == digest:
+        return
+    if known is not None or top.metrics.exists():
+        for folder in (top, *rest):
+            if folder.finished.exists() or folder.metrics.exists():
+                folder.clear()
+    elif not rest:
+        top.finished.unlink(missing_ok=True)
     write_recipe(config, top.recipe)
+    facts.pop("over_one_training", None)
+    top.write_json(top.path / CHAIN, {**facts, "starts": {**starts, follower: digest}})
 
 
 def _finish(
@@ -248,7 +289,7 @@ def _finish(
     write_recipe(config, top.recipe)
     names = [each.folder.name for each in done]
     _remove([each for each in earlier_links(top) if each.path.name not in names])
-    top.write_json(top.path / CHAIN, {"links": names, "earlier": []})
+    top.write_json(top.path / CHAIN, {**_read_chain(top), "links": names, "earlier": []})
     _copy(done[-1].model, top.model)
     write_report([each.folder for each in done], top.report)
     facts = [_facts(link, each) for link, each in zip(links, done, strict=True)]

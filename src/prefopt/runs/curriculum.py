@@ -21,7 +21,7 @@ from prefopt.config import RunConfig
 from prefopt.errors import ConfigError, RecordError, ResumeError
 from prefopt.progress import say
 from prefopt.records import Preference, preference_to_json, write_preferences
-from prefopt.runs.chain import earlier_links, require_no_chain
+from prefopt.runs.chain import earlier_links, finish_removals, require_no_chain
 from prefopt.runs.curriculum_folder import (
     FOLDER,
     HELD_OUT,
@@ -60,6 +60,7 @@ def alone_in_folder(config: RunConfig, work: Callable[[], _T]) -> _T:
     try:
         if config.resume_from_checkpoint:
             require_no_chain(folder)
+            finish_removals(folder)
         else:
             overwrite = config.overwrite_output_dir
             for each in (folder, *earlier_links(folder)):
@@ -101,6 +102,7 @@ def write_curriculum(
     basis = _basis(config, rules, difficulty, records, held_out)
     if config.resume_from_checkpoint and (folder / INDEX).exists():
         return _found(folder, basis)
+    unread = records.ledger.reasons
     made = make_curriculum(
         records.preferences,
         measure_of(difficulty, config, device),
@@ -110,6 +112,7 @@ def write_curriculum(
     )
     records.ledger.enforce(strict=config.strict)
     keep_earlier(top)
+    made = made._replace(counts={**unread, **made.counts})
     return _write(folder, made, basis, records, held_out)
 
 

@@ -34,6 +34,7 @@ from prefopt.progress import say
 from prefopt.records import Preference
 from prefopt.runs.fitness import fitted, with_mismatched
 from prefopt.runs.method import Method, Paired
+from prefopt.text.nested import STAGE
 from prefopt.text.render import RenderSettings
 from prefopt.text.sources import load_preferences
 from prefopt.train.terms import Demands, demands_of
@@ -145,6 +146,8 @@ def read_records(
             ledger=ledger,
             pairing=pairing,
             limit=room,
+            # Evaluation data are in no stage, and are read under the same `columns`.
+            optional=(STAGE,) if evaluation else (),
         )
         preferences += loaded.preferences
         if speak:
@@ -164,6 +167,11 @@ def load_data(
     speak: bool,
 ) -> Data:
     """Read, pair and tokenise one split; raises `RecordError` when nothing is left to train on."""
+    if STAGE in config.columns and method.stage is None:
+        raise ConfigError(
+            f"columns.{STAGE} names the column {config.columns[STAGE]!r}, and method {config.method} trains in no "
+            "stages: remove it"
+        )
     preferences, ledger = read_records(
         config, evaluation=evaluation, pairing=config.pairing, speak=speak
     )

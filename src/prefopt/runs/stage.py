@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from prefopt.config import RunConfig
@@ -236,6 +239,7 @@ def _identity(
         for key, value in config.model_dump(mode="json").items()
         if key not in _NEUTRAL
     }
+    settings["model_name_or_path"] = json.dumps(_model_name(config))
     keys = hashlib.blake2b(digest_size=16)
     for example in learner.examples:
         keys.update(example.key(learner.layout))
@@ -248,3 +252,20 @@ def _identity(
         "starting weights": model_digest(policy.model, adapter=not policy.fresh_adapter),
         **learner.identity(),
     }
+
+
+def _model_name(config: RunConfig) -> str:
+    """The model as the recipe names it; that of the training before, in a chain or in rounds, from where this one lies.
+
+    Its place is decided by `output_dir`, which a resumed run may spell otherwise or have moved.
+    """
+    model, folder = Path(config.model_name_or_path), Path(config.output_dir)
+    name, own = _NUMBERED.fullmatch(model.parent.name), _NUMBERED.fullmatch(folder.name)
+    if name is None or own is None or model.parent.parent != folder.parent:
+        return config.model_name_or_path
+    before = name[1] == own[1] and int(name[2]) + 1 == int(own[2])
+    return os.path.relpath(model, folder) if before else config.model_name_or_path
+
+
+_NUMBERED = re.compile(r"(stage|round)-([0-9]+)")
+"""Folders of a chain's stages, and of the rounds of `prefopt run`."""

@@ -7,7 +7,7 @@ UltraFeedback, Together/OpenAI, Step-DPO and plain question/answer sets. Reading
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -125,14 +125,20 @@ _COMMON = ("prompt", "messages", "system", "history", "input", "prefix", "ends",
 _FIRST_ROWS = 100
 
 
-def recognise(source: RowSource, columns: Mapping[str, str] | None = None) -> Recognised:
+def recognise(
+    source: RowSource,
+    columns: Mapping[str, str] | None = None,
+    *,
+    optional: Collection[str] = (),
+) -> Recognised:
     """What the columns of `source` mean, decided from its first 100 rows.
 
     Args:
         source: the rows.
         columns: `{role: column}` of the user, which wins over every name; the role `meta` (several columns
             separated by commas) keeps columns from being recognised at all, and so does `stage`, which curricula
-            read there.
+            read there, also from the `meta` of records of our own.
+        optional: roles of `columns` whose column may be missing.
 
     Raises:
         ConfigError: `columns` names an unknown role.
@@ -140,7 +146,8 @@ def recognise(source: RowSource, columns: Mapping[str, str] | None = None) -> Re
     """
     first = [row.values for row in source.rows[:_FIRST_ROWS]]
     names = list(dict.fromkeys(name for row in first for name in row))
-    chosen = _check_mapping(columns or {}, names, source.name)
+    wanted = {r: c for r, c in (columns or {}).items() if r not in optional or c in names}
+    chosen = _check_mapping(wanted, names, _noted(first), source.name)
     free = [name for name in names if name not in chosen.values() and name not in _hidden(columns)]
     roles = dict(chosen)
     samples = {name: _sample(first, name) for name in names}
@@ -171,20 +178,27 @@ def _hidden(columns: Mapping[str, str] | None) -> set[str]:
     return {name.strip() for name in (*hidden, (columns or {}).get(STAGE, ""))}
 
 
-def _check_mapping(columns: Mapping[str, str], names: list[str], where: str) -> dict[str, str]:
+def _noted(rows: Iterable[Row]) -> list[str]:
+    """What the `meta` of records of our own says."""
+    notes = (row.get("meta") for row in rows)
+    return list(dict.fromkeys(name for note in notes if isinstance(note, dict) for name in note))
+
+
+def _check_mapping(
+    columns: Mapping[str, str], names: list[str], noted: list[str], where: str
+) -> dict[str, str]:
     for role, column in columns.items():
-        if role == STAGE:  # evaluation data under the same `columns` need none
-            continue
-        if role not in ALIASES and role != "meta":
+        if role not in (*ALIASES, "meta", STAGE):
             near = difflib.get_close_matches(role, [*ALIASES, STAGE], n=1)
             hint = f"did you mean '{near[0]}'? " if near else ""
             raise ConfigError(
                 f"columns: unknown role '{role}'; {hint}known roles are {', '.join(ALIASES)}, {STAGE} and meta"
             )
         for name in column.split(",") if role == "meta" else [column]:
-            if name.strip() not in names:
-                near = difflib.get_close_matches(name, names, n=1)
-                hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(names)}"
+            there = [*names, *noted] if role == STAGE else names
+            if name.strip() not in there:
+                near = difflib.get_close_matches(name, there, n=1)
+                hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(there)}"
                 raise RecordError(f"columns.{role}: {where} has no column '{name.strip()}'; {hint}")
     return {role: column for role, column in columns.items() if role not in ("meta", STAGE)}
 

@@ -6,6 +6,7 @@ What is read here is the layout alone; `columns.py` and `rows.py` read the rows 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from typing import NamedTuple
 
 from prefopt.errors import RecordError
@@ -43,7 +44,17 @@ class Unnested(NamedTuple):
     """Why not."""
 
 
-def unnested(source: RowSource) -> Unnested:
+def may_hold_several(source: RowSource) -> bool:
+    """Whether one of these rows may belong to a layout that `unnested` takes apart, however few of them are there."""
+    return any(
+        "message_id" in row.values
+        or not row.values.keys().isdisjoint(LEVELS)
+        or isinstance(row.values.get("prompt"), dict)
+        for row in source.rows[:_FIRST_ROWS]
+    )
+
+
+def unnested(source: RowSource, *, limit: int | None = None) -> Unnested:
     """The source with a row per record; the source itself where its rows hold one record each already.
 
     The first 100 rows decide, so that a row without any level, or a message without replies, may come first.
@@ -55,28 +66,44 @@ def unnested(source: RowSource) -> Unnested:
     answers without a rank, are left out. Trees whose messages are rows of their own (`message_id`, `parent_id`, `rank`)
     are put together first.
 
+    Args:
+        source: all of its rows, since those of a tree may lie anywhere in it.
+        limit: how many records to take, in their order; None: all. Empty rows count up to the last of them.
+
     Raises:
         RecordError: a part is missing or of the wrong type, or no message of any tree has two ranked answers.
     """
-    first = [row.values for row in source.rows[:_FIRST_ROWS]]
-    if any(map(_is_curriculum, first)):
-        parts, reason = [(row, list(_levels(row))) for row in source.rows], NO_LEVEL
-    elif any(map(_is_tree, first)):
-        parts, reason = [(row, list(_ranked(row))) for row in source.rows], NO_RANKED
-    elif {name for row in first for name in row} >= _MESSAGE:
-        trees = message_trees(source.rows)
-        parts, reason = [(row, list(_ranked(row))) for row in trees.whole], NO_RANKED_ROWS
-        parts += [(row, []) for row in trees.torn]
-    else:
-        return Unnested(source, [], "")
-    rows = [found for _, inner in parts for found in inner]
+    parts, reason = _parts(source)
+    if parts is None:
+        return Unnested(source._replace(rows=source.rows[:limit]), [], "")
+    rows: list[SourceRow] = []
+    empty: list[SourceRow] = []
+    for row, inner in parts:
+        rows += inner
+        if not inner:
+            empty.append(row)
+        if limit is not None and len(rows) >= limit:
+            break
     if not rows:
         raise RecordError(
             f"{source.rows[0].origin}: message trees, but no message has two answers with a `rank`; use trees that "
             "people have ranked"
         )
-    empty = [row for row, inner in parts if not inner]
-    return Unnested(source._replace(rows=rows), empty, reason)
+    return Unnested(source._replace(rows=rows[:limit]), empty, reason)
+
+
+def _parts(source: RowSource) -> tuple[Iterator[tuple[SourceRow, list[SourceRow]]] | None, str]:
+    """Rows with the records that each holds, read as they are asked for, and what it means to hold none; else None."""
+    first = [row.values for row in source.rows[:_FIRST_ROWS]]
+    if any(map(_is_curriculum, first)):
+        return ((row, list(_levels(row))) for row in source.rows), NO_LEVEL
+    if any(map(_is_tree, first)):
+        return ((row, list(_ranked(row))) for row in source.rows), NO_RANKED
+    if {name for row in first for name in row} >= _MESSAGE:
+        trees = message_trees(source.rows)
+        whole = ((row, list(_ranked(row))) for row in trees.whole)
+        return chain(whole, ((row, []) for row in trees.torn)), NO_RANKED_ROWS
+    return None, ""
 
 
 def _is_curriculum(row: Row) -> bool:

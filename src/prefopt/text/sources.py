@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from prefopt.ledger import Ledger
 from prefopt.records import Preference
 from prefopt.text.columns import Recognised, Shape, recognise
 from prefopt.text.files import RowSource, SourceRow, read_rows
-from prefopt.text.nested import Unnested, unnested
+from prefopt.text.nested import Unnested, may_hold_several, unnested
 from prefopt.text.quality import QualityGate
 from prefopt.text.rows import ReadRow, read_row
 
@@ -36,6 +36,7 @@ def load_preferences(
     ledger: Ledger,
     pairing: str | None = "best_vs_rest",
     limit: int | None = None,
+    optional: Collection[str] = (),
 ) -> LoadedData:
     """The records of a file (.jsonl .json .csv .tsv .parquet), a folder saved by `datasets`, or a hub data set.
 
@@ -50,16 +51,20 @@ def load_preferences(
         columns: `{role: column}`, wins over recognised names.
         ledger: receives every row.
         pairing: how ranked and scored lists become pairs, see `pair_responses`; None: they get none.
-        limit: read only the first rows.
+        limit: take only the first rows, or the first records of rows that hold several or a part of one.
+        optional: roles in `columns` whose column this source may lack.
 
     Raises:
         StorageError: the source does not exist or cannot be read.
         RecordError: nothing recognised, or malformed rows.
         ConfigError: an unknown role or pairing.
     """
-    taken_apart = unnested(read_rows(source, split=split, limit=limit))
-    rows = taken_apart.source._replace(rows=taken_apart.source.rows[:limit])
-    recognised = recognise(rows, columns)
+    found = read_rows(source, split=split, limit=limit)
+    if limit is not None and may_hold_several(found):
+        found = read_rows(source, split=split)
+    taken_apart = unnested(found, limit=limit)
+    rows = taken_apart.source
+    recognised = recognise(rows, columns, optional=optional)
     read = _read_all(rows, recognised)
     gate = QualityGate(ledger, pairing)
     preferences: list[Preference] = []

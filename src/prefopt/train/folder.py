@@ -19,6 +19,8 @@ from prefopt.values import encoded
 
 FINISHED = "finished.json"
 LOCK = ".lock"
+REMOVING = ".removing"
+"""There while a run is being removed: what is left of it is no run any more."""
 EVALUATIONS = ("evaluation.json", "evaluation-outputs.jsonl", "evaluation.sqlite*")
 """What evaluations on problems leave in the folder of the run, and for several files in `evaluations/<name>`."""
 AGENT_EVALUATION = "agent-evaluation.json"
@@ -56,8 +58,17 @@ class RunFolder:
         return [path for name in names for path in sorted(self.path.glob(name))]
 
     def clear(self) -> None:
-        """Remove what a run makes and what evaluations say about it, and nothing else that may lie in the folder."""
-        for path in [*self.contents(), *self.evaluations()]:
+        """Remove what a run makes and what evaluations say about it, and nothing else that may lie in the folder.
+
+        Killed at any point, `finish_removal` does the rest.
+        """
+        removing = self.path / REMOVING
+        with suppress(
+            OSError
+        ):  # there is no folder, or the disk is full: what is there goes all the same
+            removing.touch()
+        # First what says that the run is finished, which is not true any more once anything is gone.
+        for path in [self.finished, *self.contents(), *self.evaluations(), removing]:
             try:
                 if path.is_dir() and not path.is_symlink():
                     shutil.rmtree(path)
@@ -67,6 +78,12 @@ class RunFolder:
                 raise StorageError(
                     f"{path}: cannot be removed ({error.strerror}); remove it by hand or set another output_dir"
                 ) from error
+
+    def finish_removal(self) -> None:
+        """Remove what a `clear` that was killed has left, which no run can go on from; otherwise nothing."""
+        if (self.path / REMOVING).exists():
+            say(f"{self.path}: removing what is left of the run that was being written over")
+            self.clear()
 
     def begin(self) -> None:
         """Forget how an earlier attempt that left no checkpoint ended, and its metrics."""
@@ -151,6 +168,8 @@ def open_folder(
 ) -> Path | None:
     """The checkpoint to go on from; None: start at step 0. Nothing is removed or changed yet, see `clear`.
 
+    Only a removal that was killed is finished first.
+
     Args:
         folder: of the run; it is made if it is not there.
         resume: True for the newest whole checkpoint of this folder, or the path of one.
@@ -176,10 +195,17 @@ def open_folder(
         raise StorageError(
             f"{folder.path}: cannot make output_dir ({error.strerror}); choose another"
         ) from error
+    if overwrite or resume is True:
+        folder.finish_removal()
+    else:  # nothing else is there, or what is left is gone on with
+        (folder.path / REMOVING).unlink(missing_ok=True)
     if isinstance(resume, str):
         return Path(resume)
-    if not resume or folder.finished.exists():
-        return None
+    return _newest(folder) if resume and not folder.finished.exists() else None
+
+
+def _newest(folder: RunFolder) -> Path | None:
+    """The newest whole checkpoint; None where there are none."""
     checkpoint = latest_checkpoint(folder.checkpoints)
     if checkpoint is None:
         if list_checkpoints(folder.checkpoints):
