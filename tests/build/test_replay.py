@@ -110,6 +110,17 @@ def test_records_of_unlike_numbers_of_pairs_are_taken_whole_and_never_too_many()
         assert count_pairs(mix.offline) == new
 
 
+def test_a_record_that_fits_is_found_among_those_that_do_not() -> None:
+    sizes = (3, 3, 1)
+    unlike = [
+        replace(r, pairs=(Pair(0, 1),) * n) for r, n in zip(pairs(3, "new"), sizes, strict=True)
+    ]
+    mix = replay_mix(unlike, pairs(2, "old", 500), gamma=0.5, seed=0)
+    assert [r.id for r in mix.generated] == ["new2"]
+    assert (len(mix.offline), mix.left_over.generated) == (1, 2)
+    assert not replay_mix(unlike[:2], pairs(2, "old", 500), gamma=0.5, seed=0).records
+
+
 def test_prompts_with_other_tools_or_prefixes_are_others_and_one_question() -> None:
     (plain,) = pairs(1, "old")
     others = [

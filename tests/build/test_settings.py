@@ -104,7 +104,10 @@ def test_the_length_of_solutions_and_of_blocks(override: str, tokens: int, tmp_p
 def test_the_files_that_decide_what_is_built(tmp_path: Path) -> None:
     """Their content is compared before training (`changes_since`)."""
     several = read(STEP, tmp_path, "build.problems=[a.jsonl, b.jsonl]").build
-    assert several is not None and several.inputs() == ["a.jsonl", "b.jsonl"]
+    assert several is not None
+    assert several.inputs() == ["a.jsonl", "b.jsonl", "data/step_dpo/labels.jsonl"]
+    labels = read(STEP, tmp_path, "build.judge.labels=l.jsonl").build
+    assert labels is not None and labels.inputs() == ["p.jsonl", "l.jsonl"]
     agents = AgentBuild(environment="rooms", experts="e.jsonl")
     assert agents.inputs() == ["e.jsonl"] and AgentBuild(environment="rooms").inputs() == []
 

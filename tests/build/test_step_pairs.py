@@ -12,7 +12,7 @@ import pytest
 from prefopt.build.folder import COUNTS, HELD_OUT, BuildFolder, open_build
 from prefopt.build.held_out import repeated_questions, split_held_out
 from prefopt.build.parts import read_problems
-from prefopt.build.settings import INPUTS, PAIRS, RECIPE, changes_since
+from prefopt.build.settings import INPUTS, OUTPUTS, PAIRS, RECIPE, changes_since
 from prefopt.build.step_pairs import MeanLogp, StepBuild, mean_logps
 from prefopt.config import load_recipe, parse
 from prefopt.errors import ConfigError, RecordError
@@ -196,11 +196,11 @@ def test_the_files_of_a_build_with_other_settings_go_and_its_journal_stays(
 ) -> None:
     folder = tmp_path / "data"
     first_build(folder)
-    whole = {PAIRS, COUNTS, RECIPE, INPUTS, "notes.txt"}
+    whole = {PAIRS, COUNTS, RECIPE, INPUTS, OUTPUTS, "notes.txt"}
     assert opened(folder, recipe(folder, batch_size=1, grader_workers=3)) == (whole, 1)
     assert "other settings" not in capsys.readouterr().err, "speed is not a setting of the data"
     other = recipe(folder, corrections=5)
-    assert opened(folder, other) == ({RECIPE, INPUTS, "notes.txt"}, 1)
+    assert opened(folder, other) == ({RECIPE, INPUTS, OUTPUTS, "notes.txt"}, 1)
     said = capsys.readouterr().err
     assert "other settings than the last build here" in said
     assert "build.corrections: 20 -> 5" in said

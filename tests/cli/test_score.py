@@ -199,6 +199,15 @@ def test_only_an_output_of_its_own_is_replaced(
     assert len(read_preferences(out)) == 2
 
 
+def test_the_standard_output_of_the_command_is_no_output_of_another(
+    models: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Where a shell has redirected it, it is a file that is there already."""
+    assert score(models, tmp_path, PAIRS, "--output", "/dev/stdout") == 0
+    found = capfd.readouterr().out.splitlines()
+    assert [json.loads(line)["prompt"] for line in found[:4]] == [row["prompt"] for row in PAIRS]
+
+
 def test_a_model_that_only_looks_like_another_is_refused(
     models: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

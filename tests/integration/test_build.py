@@ -121,14 +121,42 @@ def test_people_as_judges(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         assert said.out.strip() == str(errors)
         assert not (tmp_path / "data" / "pairs.jsonl").exists()
         assert [row["verdict"] for row in read_rows(errors)] == ["missing"] * 3
-        typed = subprocess.run(
-            [sys.executable, "-m", "prefopt", "label", str(errors), "--annotator", "a"],
-            input="2\n2\nq\n", text=True, capture_output=True, env=environment(), check=False,
-        )  # fmt: skip
-        assert typed.returncode == 0, typed.stderr
+        label(errors, "2\n2\nq\n")
         assert main(["build", str(path)]) == 0
         assert len(server.asked) == PROBLEMS + 2 * 3
     assert [r.id for r in read_preferences(tmp_path / "data" / "pairs.jsonl")] == ["p0/0", "p2/0"]
+
+
+def test_labels_that_come_later_are_noticed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    errors, labels = (tmp_path / "data" / name for name in ("errors.jsonl", "labels.jsonl"))
+    with FakeServer(script) as server:
+        path = recipe(tmp_path, server.url, by="labels")
+        words = ["run", str(path), "max_steps=1"]
+        assert main(words) == 2
+        said = capsys.readouterr().err.splitlines()
+        assert (
+            f"error: {tmp_path / 'data' / 'pairs.jsonl'}: the build has made no such file"
+            in said[-1]
+        )
+        label(errors, "2\n2\nq\n")
+        assert main(words) == 0
+        label(errors, "2\n")
+        assert main(words) == 2
+        assert f"({labels}: its content is not what it was)" in capsys.readouterr().err
+        (tmp_path / "run" / "finished.json").unlink()  # as if killed without a checkpoint
+        assert main(words) == 0
+    assert len(read_preferences(tmp_path / "data" / "pairs.jsonl")) == 3
+    assert read_json(tmp_path / "run" / "data-ledger.json")["train"]["read"] == 3
+
+
+def label(errors: Path, typed: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "prefopt", "label", str(errors), "--annotator", "a"],
+        input=typed, text=True, capture_output=True, env=environment(), check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
 
 
 def environment() -> dict[str, str]:

@@ -205,6 +205,16 @@ def test_no_pair_is_one_line(
     assert not (tmp_path / "data" / "pairs.jsonl").exists()
 
 
+def test_records_of_more_pairs_than_the_mix_has_room_for_are_one_line(
+    tmp_path: Path, models: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    two = write_rows(tmp_path / "two.jsonl", string_pairs(2))
+    path = recipe(tmp_path, models, offline=str(two), pairing="topk", top=2, samples=8)
+    assert main(["build", str(path)]) == 2
+    (line,) = errors_in(capsys.readouterr().err)
+    assert "no whole record fits into the mix: at gamma 0.5 it has room for new pairs (1)" in line
+
+
 def test_training_refuses_pairs_of_other_settings(
     tmp_path: Path, models: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -401,12 +411,194 @@ def test_other_content_is_refused_and_overwriting_starts_anew(
     assert f"({offline}: its content is not what it was)" in said
     offline.write_text(text)
     assert content(tmp_path) == before
-    (tmp_path / "run" / "finished.json").unlink()  # begun, and without a checkpoint
-    assert main(["run", str(path), "build.alpha=0.01"]) == 2
-    assert "holds an unfinished run" in errors_in(capsys.readouterr().err)[0]
     assert main(["run", str(path), "build.alpha=0.01", "--overwrite"]) == 0
     assert read_json(tmp_path / "data" / "counts.json")["alpha"]["value"] == 0.01
     assert load_recipe(tmp_path / "run" / "run.yaml")["build"]["alpha"] == 0.01  # pyright: ignore[reportIndexIssue, reportOptionalSubscript, reportArgumentType, reportCallIssue]
+
+
+def test_a_round_that_got_nowhere_answers_with_the_model_that_is_there(
+    tmp_path: Path, models: tuple[Path, Path]
+) -> None:
+    """Not with that of a first round which has been removed since, though folders and settings are called the same."""
+    path, data = recipe(tmp_path, models), tmp_path / "data" / "round-2"
+    assert main(["run", str(path), "build.rounds=2"]) == 0
+    before = read_json(data / "inputs.json")
+    (tmp_path / "run" / "round-2" / "finished.json").unlink()  # as if killed without a checkpoint
+    shutil.rmtree(tmp_path / "run" / "round-1")
+    assert main(["run", str(path), "build.rounds=2", "learning_rate=0.5"]) == 0
+    assert rows(data) >= (3 + 2) * PROMPTS * SAMPLES, "all answered, and scored, anew"
+    after, trained = read_json(data / "inputs.json"), str(tmp_path / "run" / "round-1" / "model")
+    assert {name for name in before if before[name] != after[name]} == {trained}
+
+
+def test_a_finished_round_is_not_that_of_another_model(
+    tmp_path: Path, models: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, trained = recipe(tmp_path, models), tmp_path / "run" / "round-1" / "model"
+    words = ["run", str(path), "build.rounds=2", "build.later_rounds={learning_rate: 0.001}"]
+    assert main(words) == 0
+    shutil.rmtree(trained.parent)
+    before = content(tmp_path / "data" / "round-2")
+    assert main([*words, "learning_rate=0.5"]) == 2
+    (line,) = errors_in(capsys.readouterr().err)
+    assert f"{tmp_path / 'run' / 'round-2'}: holds a finished run of other settings or data" in line
+    assert f"({trained}: its content is not what it was), and building would replace" in line
+    assert content(tmp_path / "data" / "round-2") == before
+
+
+def test_another_previous_model_of_the_same_name_is_refused(
+    tmp_path: Path, models: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    sft = shutil.copytree(models[1], tmp_path / "sft")
+    path = recipe(tmp_path, (models[0], sft))
+    assert main(["run", str(path)]) == 0
+    shutil.rmtree(sft)
+    make_model_folder(sft, "llama", seed=2)
+    before = content(tmp_path)
+    assert main(["run", str(path)]) == 2
+    assert f"({sft}: its content is not what it was)" in errors_in(capsys.readouterr().err)[0]
+    assert main(["train", str(path), "--overwrite"]) == 2
+    assert f"({sft}: its content is not what it was)" in errors_in(capsys.readouterr().err)[0]
+    assert content(tmp_path) == before
+
+
+def test_the_length_of_training_decides_the_data_unless_the_section_has_one(
+    tmp_path: Path, models: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = recipe(tmp_path, models, gamma=0, max_new_tokens=20)
+    assert main(["build", str(path)]) == 0
+    assert main(["train", str(path), "max_length=36"]) == 2
+    assert "(max_length: 1024 -> 36)" in errors_in(capsys.readouterr().err)[0]
+    assert main(["build", str(path), "max_length=36"]) == 0
+    assert "  max_length: 1024 -> 36\n" in capsys.readouterr().err
+    own = ["build.max_length=40", "max_length=41"]
+    assert main(["build", str(path), *own]) == 0
+    assert main(["train", str(path), *own, "max_length=42"]) == 0
+    (row,) = own_answers(read_runs([tmp_path / "run"]))
+    assert row.cells[0] == "run", "the report knows that too"
+
+
+def test_rounds_that_are_overwritten_go_on_after_a_kill(
+    tmp_path: Path, models: tuple[Path, Path]
+) -> None:
+    path = recipe(tmp_path, models)
+    assert main(["run", str(path), "build.rounds=2"]) == 0
+    words = [str(path), "build.rounds=2", "learning_rate=0.01"]
+    killed = in_a_process(KILLED_RUN, "between rounds", "1", *words, "--overwrite")
+    assert killed == -signal.SIGKILL
+    first = content(tmp_path / "run" / "round-1")
+    assert not (tmp_path / "run" / "round-2" / "finished.json").exists()
+    assert main(["run", *words]) == 0
+    assert content(tmp_path / "run" / "round-1") == first, "not trained twice"
+    assert load_recipe(tmp_path / "run" / "round-2" / "run.yaml")["learning_rate"] == 0.01
+
+
+def test_what_is_left_of_a_removed_round_is_no_run(
+    tmp_path: Path, models: tuple[Path, Path]
+) -> None:
+    path, run = recipe(tmp_path, models), tmp_path / "run"
+    words = ["run", str(path), "max_steps=2", "save_strategy=steps", "save_steps=1"]
+    assert main(words) == 0
+    (run / "finished.json").unlink()
+    (run / ".removing").touch()  # as a removal leaves it that is killed
+    assert main([*words, "learning_rate=0.01"]) == 0
+    assert load_recipe(run / "run.yaml")["learning_rate"] == 0.01
+    assert not (run / ".removing").exists()
+
+
+@pytest.mark.parametrize("key", ["model_name_or_path", "build.previous"])
+def test_overwriting_never_removes_a_model_that_is_read(
+    key: str, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before, last = content(finished), finished / "run" / "round-2" / "model"
+    words = [str(finished / "recipe.yaml"), "build.rounds=2", f"{key}={last}"]
+    assert main(["run", *words, "--overwrite"]) == 2
+    assert f"--overwrite would delete {last}, which this run reads" in capsys.readouterr().err
+    assert content(finished) == before
+
+
+def test_data_stay_in_the_folder_of_the_run_or_are_moved(
+    tmp_path: Path,
+    models: tuple[Path, Path],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path, data = recipe(tmp_path, models), tmp_path / "data"
+    assert main(["run", str(path)]) == 0
+    assert main(["run", str(path), f"build.output_dir={tmp_path / 'new'}"]) == 2
+    (line,) = errors_in(capsys.readouterr().err)
+    assert f"run whose data were built in {data}, and they are not in build.output_dir" in line
+    assert not (tmp_path / "new").exists(), "nothing is sampled first"
+    monkeypatch.chdir(tmp_path)
+    trained = weight_bytes(tmp_path / "run" / "model")
+    assert main(["run", str(path), "build.output_dir=data"]) == 0
+    data.rename(tmp_path / "new")
+    assert main(["run", str(path), "build.output_dir=new"]) == 0
+    assert capsys.readouterr().err.count("this run is already finished") == 2
+    assert weight_bytes(tmp_path / "run" / "model") == trained
+
+
+def test_runs_can_be_moved_and_named_otherwise(
+    tmp_path: Path,
+    models: tuple[Path, Path],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The third round's reward is relative to the first round's model, which has moved too."""
+    path = recipe(tmp_path, models)
+    words = ["run", str(path), "build.rounds=3"]
+    assert main(words) == 0
+    before = content(tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    assert main([*words, "output_dir=run"]) == 0
+    (tmp_path / "run").rename(tmp_path / "moved")
+    assert main([*words, "output_dir=moved"]) == 0
+    assert capsys.readouterr().err.count("this run is already finished") == 6
+    assert content(tmp_path / "data") == before
+    assert not (tmp_path / "run").exists()
+
+
+def test_damaged_data_of_a_finished_run_are_made_again(
+    tmp_path: Path, models: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, pairs = recipe(tmp_path, models), tmp_path / "data" / "pairs.jsonl"
+    assert main(["run", str(path)]) == 0
+    whole = pairs.read_bytes()
+    pairs.write_bytes(b"".join(whole.splitlines(keepends=True)[:3]))
+    assert main(["run", str(path)]) == 0
+    assert "this run is already finished" in capsys.readouterr().err
+    assert pairs.read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        (["learning_rate=0.002"], "run of other settings than this recipe's (learning_rate: 0.001 -> 0.002); restore"),
+        (["build.rounds=1", "train_file=other.jsonl"], "train_file is 'other.jsonl', and `prefopt run` would make the "
+         "data of the section `build` for nothing: remove train_file, or use `prefopt train`"),
+        (["eval_file=gone.jsonl", "learning_rate=0.002", "--overwrite"], "gone.jsonl: no such file"),
+        (["reference_model=./gone", "--overwrite"], "model folder gone does not exist"),
+    ],
+)  # fmt: skip
+def test_mistakes_outside_the_build_are_found_before_it(
+    changes: list[str], says: str, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = content(finished)
+    assert main(["run", str(finished / "recipe.yaml"), "build.rounds=2", *changes]) == 2
+    (line,) = errors_in(capsys.readouterr().err)
+    assert says in line
+    assert content(finished) == before
+
+
+def test_other_files_of_the_build_can_be_trained_on(
+    tmp_path: Path, models: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, own = recipe(tmp_path, models), tmp_path / "data" / "generated.jsonl"
+    words = ["run", str(path), f"train_file={own}"]
+    assert main(words) == 0
+    assert main(words) == 0
+    said = capsys.readouterr().err
+    assert f"data: {own}, on which the run in" in said and "already finished" in said
 
 
 def test_the_report_shows_no_numbers_of_another_build(

@@ -92,6 +92,19 @@ class DiceBuild(BuildSection):
         """Earlier data and prompts."""
         return [*self.offline_files, *self.prompt_files]
 
+    def models(self, config: RunConfig) -> list[str]:
+        """Those of the reward, and a writer of its own; with gamma 1 no model has a part in the data."""
+        if self.gamma == 1:
+            return []
+        return list(
+            dict.fromkeys([config.model_name_or_path, self.previous, *super().models(config)])
+        )
+
+    def keys_outside(self) -> list[str]:
+        """With the length at which training cuts, where that is what leaves answers out."""
+        own = ["max_length"] if self.max_length is None else []
+        return [*super().keys_outside(), *own]
+
     @property
     def offline_files(self) -> list[str]:
         """Files of earlier data."""

@@ -24,7 +24,14 @@ from prefopt.build.dice import DiceBuild
 from prefopt.build.folder import COUNTS, HELD_OUT, BuildFolder, open_build, tell
 from prefopt.build.held_out import belongs_to_share
 from prefopt.build.parts import Shelf, own_writer
-from prefopt.build.replay import Mix, count_pairs, prompt_key, question_key, replay_mix
+from prefopt.build.replay import (
+    Mix,
+    count_pairs,
+    prompt_key,
+    question_key,
+    replay_mix,
+    replay_sizes,
+)
 from prefopt.build.self_rewarded import (
     Bootstrapped,
     ScoredAnswers,
@@ -92,7 +99,8 @@ def build_dice(section: DiceBuild, config: RunConfig) -> Path:
         build.write_facts(COUNTS, {"models": models, "counts": counts, **facts})
         if not mix.records:
             (folder / PAIRS).unlink(missing_ok=True)  # of an earlier build
-            raise RecordError(f"{folder}: {_why_nothing(counts, section)}")
+            room, _ = replay_sizes(count_pairs(own), len(offline), section.gamma)
+            raise RecordError(f"{folder}: {_why_nothing(counts, section, room)}")
         build.write_records(PAIRS, mix.records)
     say(f"{len(mix.records):,} records: {folder / PAIRS}")
     return folder / PAIRS
@@ -269,11 +277,17 @@ def _told(made: Bootstrapped) -> list[str]:
     ]
 
 
-def _why_nothing(counts: Mapping[str, int], section: DiceBuild) -> str:
+def _why_nothing(counts: Mapping[str, int], section: DiceBuild, room: int) -> str:
+    """`room`: the new pairs that the mix has room for."""
     if section.gamma == 1:
         return "all earlier data are of held-out prompts; use a smaller build.held_out"
     if counts["held-out prompts with pairs"]:
         return "all pairs are of held-out prompts; use more prompts, or a smaller build.held_out"
+    if room:
+        return (
+            f"no whole record fits into the mix: at gamma {section.gamma:g} it has room for new pairs ({room}), and "
+            "every record has more; use more offline data, less gamma, or a smaller build.top"
+        )
     if counts["pairs of own answers"]:
         return f"the mix has room for no pair at gamma {section.gamma:g}; use more offline data, or less gamma"
     lost = counts.get("samples without reward: truncated")

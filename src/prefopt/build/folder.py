@@ -1,7 +1,8 @@
 """The folder of a build: one process at a time, files written whole, the journal of everything generated.
 
 build.yaml        the recipe, resolved
-inputs.json       digests of the files that the build has read
+inputs.json       digests of the files and models that the build has read
+outputs.json      digests of the files of records and rows that it has written
 journal.sqlite    every completion, verdict and execution
 pairs.jsonl       what `prefopt train` reads
 solutions.jsonl   whole solutions, pair for pair: the data of the baseline
@@ -11,11 +12,20 @@ counts.json       how many there were at each stage, and what became of the rest
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from prefopt.build.settings import INPUTS, RECIPE, BuildSection, changes_since, input_digests
+from prefopt.build.contents import file_digest
+from prefopt.build.settings import (
+    INPUTS,
+    OUTPUTS,
+    RECIPE,
+    BuildSection,
+    changes_since,
+    input_digests,
+)
 from prefopt.config import RunConfig, write_recipe
 from prefopt.generate.journal import Journal
 from prefopt.progress import say
@@ -46,18 +56,24 @@ class BuildFolder:
         """A file of preference records; returns its path."""
         self._take_over()
         write_preferences(self.path / name, records)
-        return self.path / name
+        return self._noted(name)
 
     def write_rows(self, name: str, rows: Iterable[Mapping[str, JsonValue]]) -> Path:
         """A file of JSON lines; returns its path."""
         self._take_over()
         self._files.write_lines(self.path / name, rows)
-        return self.path / name
+        return self._noted(name)
 
     def write_facts(self, name: str, facts: Mapping[str, object]) -> None:
         """A JSON file."""
         self._take_over()
         self._files.write_json(self.path / name, facts)
+
+    def _noted(self, name: str) -> Path:
+        """The path of a file that has just been written, once its digest is."""
+        digests = {**_written(self.path), name: file_digest(self.path / name)}
+        self._files.write_json(self.path / OUTPUTS, digests)
+        return self.path / name
 
     def _take_over(self) -> None:
         if self._begin is not None:
@@ -90,7 +106,7 @@ def open_build(
         inputs = input_digests(config, section)  # as they are now, when they are read
 
         def begin() -> None:
-            for name in outputs if changes else ():
+            for name in (*outputs, OUTPUTS) if changes else ():
                 (path / name).unlink(missing_ok=True)
             files.write_json(path / INPUTS, inputs)
             write_recipe(config, path / RECIPE)
@@ -99,6 +115,23 @@ def open_build(
             yield BuildFolder(path, journal, begin)
     finally:
         files.release()
+
+
+def is_as_written(file: Path) -> bool:
+    """Whether a file in the folder of a build is there and what the build wrote; of older builds that is not known."""
+    if not file.is_file():
+        return False
+    digest = _written(file.parent).get(file.name)
+    return digest is None or digest == file_digest(file)
+
+
+def _written(folder: Path) -> dict[str, object]:
+    """Digests of the files that builds wrote there, by name; empty where they are damaged or of an older version."""
+    try:
+        found = json.loads((folder / OUTPUTS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def tell(counts: Mapping[str, int]) -> None:

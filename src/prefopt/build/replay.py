@@ -121,12 +121,17 @@ def _one_per_prompt(records: Sequence[Preference]) -> dict[str, Preference]:
 
 
 def _draw(records: Sequence[Preference], pairs: int, seed: str) -> list[Preference]:
-    """Records with at most so many pairs together, in their order; all of them where there are no more."""
+    """Records with at most so many pairs together, in their order; all of them where there are no more.
+
+    Where a draw finds none that fits, it is one of those that do.
+    """
     total = count_pairs(records)
     count = len(records) if total <= pairs else len(records) * pairs // total
     while True:
         places = random.Random(seed).sample(range(len(records)), count)
         drawn = [records[i] for i in sorted(places)]
         if count_pairs(drawn) <= pairs:
-            return drawn
+            break
         count -= 1
+    fitting = [] if drawn else [record for record in records if 0 < len(record.pairs) <= pairs]
+    return random.Random(seed).sample(fitting, 1) if fitting else drawn

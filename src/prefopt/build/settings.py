@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,10 +10,9 @@ from typing import Annotated, Literal, Self, TypeVar
 from pydantic import Field, field_validator, model_validator
 from pydantic import JsonValue as Json
 
-from prefopt.build.named_files import is_file
+from prefopt.build.contents import Contents, contents_since, file_digests, model_digests
 from prefopt.config import RunConfig, Section, load_recipe
 from prefopt.errors import ConfigError
-from prefopt.records import parse_line
 from prefopt.values import JsonValue
 
 Count = Annotated[int, Field(ge=1)]
@@ -27,7 +25,9 @@ PAIRS = "pairs.jsonl"
 RECIPE = "build.yaml"
 """Name of the recipe there, as it was when the files were made."""
 INPUTS = "inputs.json"
-"""Name of the digests there of the files that were read, by path as the recipe has it."""
+"""Name of the digests there of the files and models that were read, by path as the recipe has it."""
+OUTPUTS = "outputs.json"
+"""Name of the digests there of the files that were written."""
 
 _WITHOUT_EFFECT = frozenset({
     "batch_size", "grader_workers", "output_dir", "concurrency", "timeout", "patience", "workers",
@@ -180,6 +180,18 @@ class BuildSection(Section):
         """The files whose content decides what the data are."""
         return []
 
+    def models(self, config: RunConfig) -> list[str]:
+        """The models in this process whose weights decide what the data are."""
+        if not self.runs_models:
+            return []
+        own = [config.model_name_or_path] if self.writer is None else []
+        return [*own, *(w.model_name_or_path for w in _writers(self) if w.model_name_or_path)]
+
+    def keys_outside(self) -> list[str]:
+        """The keys of the recipe outside this section that decide what the data are."""
+        of_tokenizers = _OF_TOKENIZERS_HERE if self.shown_by_recipe else ()
+        return [*_OUTSIDE, *(_OF_MODELS_HERE if self.runs_models else of_tokenizers)]
+
     def later(self, before: Sequence[RunConfig]) -> dict[str, JsonValue]:
         """Keys of this section that are others in a later round; `before`: the recipes of the rounds before it."""
         del before
@@ -249,16 +261,18 @@ def require_section(section: B | None, config: RunConfig) -> B:
     return section
 
 
-def differences(before: JsonValue, after: JsonValue, name: str = "build") -> list[str]:
+def differences(before: JsonValue, after: JsonValue, name: str, contents: Contents) -> list[str]:
     """What two sections of a recipe would make differently, as `key: before -> after`; speed and place do not count."""
     if isinstance(before, dict) and isinstance(after, dict):
         keys = [k for k in {**before, **after} if k not in _WITHOUT_EFFECT]
         return [
             line
             for key in keys
-            for line in differences(before.get(key), after.get(key), f"{name}.{key}")
+            for line in differences(before.get(key), after.get(key), f"{name}.{key}", contents)
         ]
-    return [] if before == after else [f"{name}: {json.dumps(before)} -> {json.dumps(after)}"]
+    if contents.are_alike(before, after):
+        return []
+    return [f"{name}: {json.dumps(before)} -> {json.dumps(after)}"]
 
 
 def changes_since(folder: Path, config: RunConfig, section: BuildSection) -> list[str]:
@@ -270,31 +284,35 @@ def changes_since(folder: Path, config: RunConfig, section: BuildSection) -> lis
     file = folder / RECIPE
     if not file.exists():
         return []
-    earlier = load_recipe(file)
-    of_tokenizers = _OF_TOKENIZERS_HERE if section.shown_by_recipe else ()
-    keys = (*_OUTSIDE, *(_OF_MODELS_HERE if section.runs_models else of_tokenizers))
-    outside = [
-        line for key in keys for line in differences(earlier.get(key), getattr(config, key), key)
+    earlier, now = load_recipe(file), config.model_dump(mode="json")
+    contents = contents_of(folder, config, section)
+    changed = [
+        line
+        for key in section.keys_outside()
+        for line in differences(earlier.get(key), now[key], key, contents)
     ]
-    inside = differences(earlier.get("build"), section.model_dump(mode="json"))
-    return [*outside, *inside, *_replaced(folder / INPUTS, input_digests(config, section))]
+    changed += differences(earlier.get("build"), section.model_dump(mode="json"), "build", contents)
+    return changed + replaced_inputs(contents)
+
+
+def contents_of(folder: Path, config: RunConfig, section: BuildSection) -> Contents:
+    """What the build in that folder has read, and what the recipe's files and models hold now.
+
+    Raises:
+        RecordError: the digests in the folder are damaged.
+    """
+    return contents_since(folder / INPUTS, input_digests(config, section))
 
 
 def input_digests(config: RunConfig, section: BuildSection) -> dict[str, str]:
-    """Digest of each file whose content decides what the data are, 32 hex digits; only of those that are there."""
-    names = [*section.inputs(), *([] if config.chat_template is None else [config.chat_template])]
-    return {name: _digest(Path(name)) for name in names if is_file(name)}
+    """Digest of each file and model whose content decides what the data are, 32 hex digits; only of those there."""
+    template = [] if config.chat_template is None else [config.chat_template]
+    return {
+        **file_digests([*section.inputs(), *template]),
+        **model_digests(section.models(config)),
+    }
 
 
-def _digest(file: Path) -> str:
-    with file.expanduser().open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()[:32]
-
-
-def _replaced(file: Path, now: dict[str, str]) -> list[str]:
-    """The inputs whose content is another one than the build has read; one that is gone cannot be compared."""
-    if not file.exists():
-        return []
-    read = parse_line(file.read_text(encoding="utf-8"), str(file))
-    changed = [name for name, digest in now.items() if read.get(name, digest) != digest]
-    return [f"{name}: its content is not what it was" for name in changed]
+def replaced_inputs(contents: Contents) -> list[str]:
+    """A line for each input whose content is another one than the build has read."""
+    return [f"{name}: its content is not what it was" for name in contents.replaced()]

@@ -110,6 +110,16 @@ class StepBuild(ProblemBuild):
         scored = self.judge.reward_model is not None
         return super().runs_models or scored or any(writer.runs_here for writer in others)
 
+    def inputs(self) -> list[str]:
+        """The files of problems, and that of labels."""
+        labels = self.judge.labels or str(self.folder("step_dpo") / "labels.jsonl")
+        return [*super().inputs(), *([labels] if self.judge.by == "labels" else [])]
+
+    def models(self, config: RunConfig) -> list[str]:
+        """Those that write, and one that scores steps."""
+        scorer = self.judge.reward_model
+        return [*super().models(config), *([] if scorer is None else [scorer])]
+
     def contradictions(self) -> list[str]:
         """Broken rules about several keys."""
         if (self.source == "other") != (self.corrector is not None):

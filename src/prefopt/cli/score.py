@@ -108,6 +108,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _check(arguments: argparse.Namespace, target: Path) -> None:
     from prefopt.errors import ConfigError
+    from prefopt.text.whole import is_stream
 
     for option in ("max_rows", "max_length", "batch_size"):
         value = getattr(arguments, option)
@@ -118,7 +119,8 @@ def _check(arguments: argparse.Namespace, target: Path) -> None:
         raise ConfigError(f"--output {target} is the input file; give another name")
     if target.is_dir():
         raise ConfigError(f"--output {target} is a folder; give the name of a file")
-    if target.is_file() and not _kept(target).exists() and not arguments.overwrite:
+    foreign = target.is_file() and not is_stream(target) and not _kept(target).exists()
+    if foreign and not arguments.overwrite:
         raise ConfigError(
             f"--output {target} is there, and not from this command ({_kept(target).name} is not beside it): give "
             "another name, or --overwrite to replace it"

@@ -65,9 +65,9 @@ def _read(run: Run) -> OwnAnswers | None:
 
 _OF_BUILDS = (
     "model_name_or_path", "model_revision", "tokenizer_name_or_path", "chat_template", "dtype", "prompt_format",
-    "response_separator", "max_length",
+    "response_separator",
 )  # fmt: skip
-"""Keys outside the section `build` that decide what is built."""
+"""Keys outside the section `build` that decide what is built; so does `max_length` where the section has none."""
 _WITHOUT_EFFECT = {"batch_size", "output_dir", "rounds", "later_rounds"}
 """Keys of the section that do not."""
 
@@ -80,8 +80,9 @@ def _is_other(run: Run, folder: Path) -> bool:
         return False  # an older build, of which nothing else is known
     ours, theirs = _object(run.settings, "build"), _object(recipe, "build")
     keys = (ours.keys() | theirs.keys()) - _WITHOUT_EFFECT
+    outside = (*_OF_BUILDS, *(("max_length",) if ours.get("max_length") is None else ()))
     return any(ours.get(key) != theirs.get(key) for key in keys) or any(
-        run.settings.get(key) != recipe.get(key) for key in _OF_BUILDS
+        run.settings.get(key) != recipe.get(key) for key in outside
     )
 
 

@@ -6,21 +6,34 @@ Every stage is resumable, so the same call goes on where it stopped: what is fin
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from prefopt.build.agents import AgentBuild
 from prefopt.build.settings import BuildSection
 from prefopt.config import RunConfig, parse
-from prefopt.errors import ConfigError
-from prefopt.evals.measure import Measure
+from prefopt.errors import ConfigError, RecordError
 from prefopt.progress import say
 from prefopt.report.page import write_report
 from prefopt.runs.chain import going_on, written
 from prefopt.runs.method import Method, RunResult
-from prefopt.runs.same_data import is_trained_on, require_same_data, section_of_run
+from prefopt.runs.preconditions import (
+    require_evaluation_data,
+    require_measurable,
+    require_models,
+    require_own_data,
+)
+from prefopt.runs.same_data import (
+    is_settled,
+    is_trained_on,
+    require_same_data,
+    settings_of_run,
+    trained_files,
+)
+from prefopt.runs.setup import input_paths
 from prefopt.runs.train import train_method
+from prefopt.train.folder import RunFolder, open_folder
 from prefopt.train.runtime import Runtime
 from prefopt.values import JsonValue
 
@@ -31,7 +44,7 @@ class RoundResult(NamedTuple):
     number: int
     """From 1."""
     data: Path | None
-    """The file that it was trained on; None where the recipe has no section `build`."""
+    """The file of the build that it was trained on, the first of several; None where the recipe has no section."""
     run: RunResult
 
 
@@ -65,16 +78,9 @@ def run_recipe(config: RunConfig, method: Method[RunConfig]) -> list[RoundResult
     """
     section = section_of_build(config)
     count = 1 if section is None else section.rounds
-    if count > 1 and (config.train_file is not None or config.dataset_name is not None):
-        raise ConfigError(
-            f"build.rounds is {count}, and every round trains on data of its own: remove train_file and dataset_name"
-        )
-    if count > 1:  # mistakes in later_rounds are found before anything is made
-        model = Path(config.output_dir) / "round-1" / "model"
-        later = config_of_round(config, method, 2, model, starts=[config.model_name_or_path])
-        _require_measurable(later)
-    _require_measurable(config)
     runtime = Runtime()
+    stale = _stale_rounds(config, count)
+    runtime.on_main(lambda: _require_sound(config, method, section, stale))
     done: list[RoundResult] = []
     starts = [config.model_name_or_path]
     for number in range(1, count + 1):
@@ -82,23 +88,53 @@ def run_recipe(config: RunConfig, method: Method[RunConfig]) -> list[RoundResult
             say(f"\nround {number} of {count}")
         previous = done[-1].run.model if done else None
         own = config_of_round(config, method, number, previous, starts=starts)
-        done.append(_round(own, method, number, runtime))
+        done.append(_round(own, method, number, runtime, stale=() if done else stale))
         starts.append(str(done[-1].run.model))
     if count > 1:
         runtime.on_main(lambda: _report(config, done))
     return done
 
 
+def _require_sound(
+    config: RunConfig,
+    method: Method[RunConfig],
+    section: BuildSection | None,
+    stale: Sequence[RunFolder],
+) -> None:
+    """Mistakes that can be seen now are found before anything is made."""
+    require_own_data(config, section)
+    if section is not None and section.rounds > 1:
+        model = Path(config.output_dir) / "round-1" / "model"
+        later = config_of_round(config, method, 2, model, starts=[config.model_name_or_path])
+        require_measurable(later, section)
+        require_evaluation_data(later, section)
+    require_measurable(config, section)
+    require_models(config)
+    require_evaluation_data(config, section)
+    of_build = [] if section is None else [*section.inputs(), *section.models(config)]
+    for folder in stale:
+        inputs = [*input_paths(config), *of_build]
+        open_folder(folder, resume=False, overwrite=True, inputs=inputs)
+
+
+def _stale_rounds(config: RunConfig, count: int) -> list[RunFolder]:
+    """The runs of later rounds that `--overwrite` removes once the data of the first one are made.
+
+    They went on from a model that is trained anew, and the rounds of this run, if it is killed, have to be told from
+    them.
+    """
+    if count == 1 or not config.overwrite_output_dir:
+        return []
+    there = Path(config.output_dir).glob("round-*")
+    return [RunFolder(path) for path in sorted(there) if _LATER.fullmatch(path.name)]
+
+
+_LATER = re.compile(r"round-([2-9]|[1-9]\d+)")
+
+
 def _report(config: RunConfig, done: Sequence[RoundResult]) -> None:
     page = write_report([each.run.folder for each in done], Path(config.output_dir) / "report.html")
     say(f"all rounds: {page}")
-
-
-def _require_measurable(config: RunConfig) -> None:
-    """Mistakes in the section `evaluate` are found before anything is made."""
-    wanted, build = getattr(config, "evaluate", None), section_of_build(config)
-    if isinstance(wanted, Measure):
-        wanted.require_possible(build if isinstance(build, AgentBuild) else None)
 
 
 def config_of_round(
@@ -198,12 +234,27 @@ def _object(value: JsonValue) -> dict[str, JsonValue]:
 
 
 def _round(
-    config: RunConfig, method: Method[RunConfig], number: int, runtime: Runtime
+    config: RunConfig,
+    method: Method[RunConfig],
+    number: int,
+    runtime: Runtime,
+    *,
+    stale: Sequence[RunFolder],
 ) -> RoundResult:
     data, changes = runtime.on_main(lambda: _prepared(config, method))
+    runtime.on_main(lambda: _remove(stale))
     result = train_method(config.model_copy(update=changes), method)
     runtime.on_main(lambda: _measure(config, method, result))
     return RoundResult(number, data, result)
+
+
+def _remove(runs: Sequence[RunFolder]) -> None:
+    for folder in runs:
+        folder.acquire()
+        try:
+            folder.clear()
+        finally:
+            folder.release()
 
 
 def _prepared(
@@ -211,7 +262,7 @@ def _prepared(
 ) -> tuple[Path | None, dict[str, object]]:
     """The data of a round, and the settings with which its training goes on where it was begun before.
 
-    A run that was begun is resumed, a finished one is returned; `--overwrite` starts it anew.
+    A run with a checkpoint is resumed, a finished one is returned; `--overwrite` starts it anew.
     """
     section = section_of_build(config)
     begun = Path(config.output_dir).exists() and not config.overwrite_output_dir
@@ -220,13 +271,23 @@ def _prepared(
         changes["resume_from_checkpoint"] = True
     if section is None or method.build is None:
         return None, changes
-    if begun:
+    if begun and is_settled(RunFolder(Path(config.output_dir))):
         require_same_data(config, section)
-        changes["build"] = section_of_run(config, section)
-        if is_trained_on(config):
-            say(f"data: {config.built_file}, on which the run in {config.output_dir} was begun")
-            return Path(str(config.built_file)), changes
-    return method.build(config), changes
+        changes |= settings_of_run(config, section)
+        if is_trained_on(config, section):
+            files = trained_files(config, section)
+            say(
+                f"data: {', '.join(map(str, files))}, on which the run in {config.output_dir} was begun"
+            )
+            return files[0], changes
+    made = method.build(config)
+    missing = [file for file in trained_files(config, section) if not file.exists()]
+    if missing:
+        raise RecordError(
+            f"{missing[0]}: the build has made no such file to train on; what it waits for, see {made}, comes first, "
+            "and the same command then goes on"
+        )
+    return trained_files(config, section)[0], changes
 
 
 def _measure(config: RunConfig, method: Method[RunConfig], result: RunResult) -> None:
