@@ -79,3 +79,12 @@ def test_damaged_digests_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match=r"inputs\.json") as error:
         contents_since(file, {"a": "1"})
     assert "\n" not in str(error.value)
+
+
+def test_names_that_lead_nowhere_are_no_weights(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(b"weights")
+    before = model_digests([str(folder)])
+    (folder / "extra.safetensors").symlink_to(tmp_path / "gone")
+    assert model_digests([str(folder)]) == before != {}

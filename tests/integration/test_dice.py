@@ -21,6 +21,7 @@ from prefopt.records import read_preferences
 from prefopt.report.dice import own_answers
 from prefopt.report.folder import read_runs
 from prefopt.report.numerals import MISSING
+from prefopt.train.folder import RunFolder
 from tests.integration.runs import (
     ENVIRONMENT,
     Row,
@@ -558,6 +559,49 @@ def test_runs_can_be_moved_and_named_otherwise(
     assert not (tmp_path / "run").exists()
 
 
+def test_data_of_a_finished_run_stay_as_they_were_edited(
+    tmp_path: Path, models: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, pairs = recipe(tmp_path, models), tmp_path / "data" / "pairs.jsonl"
+    assert main(["build", str(path)]) == 0
+    edited = b"".join(pairs.read_bytes().splitlines(keepends=True)[:-1])
+    pairs.write_bytes(edited)
+    assert main(["train", str(path)]) == 0
+    assert main(["run", str(path)]) == 0
+    said = capsys.readouterr().err
+    assert "this run is already finished" in said
+    assert f"note: {pairs} has changed since it was built; without it, it is made again" in said
+    assert pairs.read_bytes() == edited
+
+
+def test_data_are_not_replaced_under_a_run_that_is_being_trained(
+    tmp_path: Path, models: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, pairs = recipe(tmp_path, models), tmp_path / "data" / "pairs.jsonl"
+    assert main(["build", str(path)]) == 0
+    before = pairs.read_bytes()
+    working = RunFolder(tmp_path / "run")
+    working.acquire()
+    try:
+        for words in ([], ["--overwrite"]):
+            assert main(["run", str(path), "build.gamma=0", *words]) == 2
+            assert "another run is working here" in capsys.readouterr().err
+    finally:
+        working.release()
+    assert pairs.read_bytes() == before
+
+
+def test_the_model_of_a_run_may_be_named_otherwise(
+    tmp_path: Path, models: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = recipe(tmp_path, models)
+    assert main(["run", str(path)]) == 0
+    policy = str(load_recipe(tmp_path / "run" / "run.yaml")["model_name_or_path"])
+    shutil.copytree(policy, tmp_path / "moved")
+    assert main(["run", str(path), f"model_name_or_path={tmp_path / 'moved'}"]) == 0
+    assert "this run is already finished" in capsys.readouterr().err
+
+
 def test_damaged_data_of_a_finished_run_are_made_again(
     tmp_path: Path, models: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -565,6 +609,11 @@ def test_damaged_data_of_a_finished_run_are_made_again(
     assert main(["run", str(path)]) == 0
     whole = pairs.read_bytes()
     pairs.write_bytes(b"".join(whole.splitlines(keepends=True)[:3]))
+    assert main(["run", str(path)]) == 2
+    said = capsys.readouterr().err
+    assert "has changed since it was built; without it, it is made again" in said
+    assert "not the same run: data: " in said
+    pairs.unlink()
     assert main(["run", str(path)]) == 0
     assert "this run is already finished" in capsys.readouterr().err
     assert pairs.read_bytes() == whole

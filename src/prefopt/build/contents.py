@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from prefopt.build.named_files import is_file
+from prefopt.errors import ModelError
 from prefopt.records import parse_line
 from prefopt.values import JsonValue
 
@@ -88,7 +89,9 @@ def model_digests(names: Iterable[str]) -> dict[str, str]:
 
 
 def _model_digest(folder: Path) -> str | None:
-    weights = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
+    files = [file for file in sorted(folder.glob("*")) if file.is_file()]
+    kinds = ([file for file in files if file.suffix == kind] for kind in (".safetensors", ".bin"))
+    weights = next(filter(None, kinds), [])
     if not weights:
         return None
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
@@ -119,4 +122,9 @@ def _weights_digest(file: Path) -> str:
 def _digest_once(file: Path, size: int, changed: int) -> str:
     """The digest, computed once for each state of a file: weights are large, and asked for at every stage."""
     del size, changed
-    return file_digest(file)
+    try:
+        return file_digest(file)
+    except OSError as error:
+        raise ModelError(
+            f"{file}: cannot be read ({error.strerror}); check its permissions"
+        ) from error

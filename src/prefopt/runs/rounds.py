@@ -25,6 +25,7 @@ from prefopt.runs.preconditions import (
     require_own_data,
 )
 from prefopt.runs.same_data import (
+    edited_files,
     is_settled,
     is_trained_on,
     require_same_data,
@@ -260,6 +261,20 @@ def _remove(runs: Sequence[RunFolder]) -> None:
 def _prepared(
     config: RunConfig, method: Method[RunConfig]
 ) -> tuple[Path | None, dict[str, object]]:
+    """As `_unlocked` finds them, while no other process runs in output_dir: its data are not replaced under it."""
+    folder = RunFolder(Path(config.output_dir))
+    if not folder.path.exists():
+        return _unlocked(config, method)
+    folder.acquire()
+    try:
+        return _unlocked(config, method)
+    finally:
+        folder.release()
+
+
+def _unlocked(
+    config: RunConfig, method: Method[RunConfig]
+) -> tuple[Path | None, dict[str, object]]:
     """The data of a round, and the settings with which its training goes on where it was begun before.
 
     A run with a checkpoint is resumed, a finished one is returned; `--overwrite` starts it anew.
@@ -279,6 +294,8 @@ def _prepared(
             say(
                 f"data: {', '.join(map(str, files))}, on which the run in {config.output_dir} was begun"
             )
+            for file in edited_files(config, section):
+                say(f"note: {file} has changed since it was built; without it, it is made again")
             return files[0], changes
     made = method.build(config)
     missing = [file for file in trained_files(config, section) if not file.exists()]

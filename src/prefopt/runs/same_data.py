@@ -94,14 +94,18 @@ def _require_data_here(
 
 
 def is_trained_on(config: RunConfig, section: BuildSection) -> bool:
-    """Whether the data of the settled run in output_dir are there as the build wrote them; they stay as they are then.
+    """Whether the data of the settled run in output_dir are there; they stay as they are then, also edited by hand.
 
     A build that is called again makes up for what failed before, such as episodes of an environment, and a run that was
     begun without them could not go on with the data that come of it.
     """
-    return not config.changed_since_built() and all(
-        is_as_written(file) for file in trained_files(config, section)
-    )
+    files = trained_files(config, section)
+    return not config.changed_since_built() and all(file.exists() for file in files)
+
+
+def edited_files(config: RunConfig, section: BuildSection) -> list[Path]:
+    """Those of the data that are no longer as the build wrote them."""
+    return [file for file in trained_files(config, section) if not is_as_written(file)]
 
 
 def trained_files(config: RunConfig, section: BuildSection) -> list[Path]:

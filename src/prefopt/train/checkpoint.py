@@ -157,10 +157,15 @@ def load_optimizer(checkpoint: Path) -> dict[str, object]:
 
 
 def check_identity(saved: Mapping[str, str], current: Mapping[str, str], checkpoint: Path) -> None:
-    """Refuse to resume a run that is not the same one, listing every difference."""
+    """Refuse to resume a run that is not the same one, listing every difference.
+
+    The model may have another name where its weights are the same: a folder that was moved, or is spelled otherwise.
+    """
+    weights = saved.get(_WEIGHTS)
+    known = {_MODEL} if weights is not None and weights == current.get(_WEIGHTS) else set[str]()
     differences = [
         line
-        for key in sorted(set(saved) | set(current))
+        for key in sorted((set(saved) | set(current)) - known)
         for line in _differences(key, saved.get(key, _ABSENT), current.get(key, _ABSENT))
     ]
     if differences:
@@ -173,6 +178,7 @@ def check_identity(saved: Mapping[str, str], current: Mapping[str, str], checkpo
 
 
 _ABSENT = "(absent)"
+_WEIGHTS, _MODEL = "starting weights", "model_name_or_path"
 
 
 def _differences(name: str, before: str, now: str) -> list[str]:
