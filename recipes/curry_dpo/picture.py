@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from prefopt.evals.cells import Row
+from prefopt.evals.cells import Row, mean_and_error
 
 STYLES = {
     "single pair, easiest": ("#0072b2", "v", "-"),
@@ -51,6 +50,4 @@ def draw(by_beta: Mapping[float, Mapping[str, Sequence[Row]]], path: Path) -> No
 
 
 def _mean(rows: Sequence[Row], name: str) -> tuple[float, float]:
-    values = [row[name] for row in rows]
-    error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
-    return statistics.fmean(values), error
+    return mean_and_error([row[name] for row in rows])

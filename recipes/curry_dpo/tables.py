@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
 
-from prefopt.evals.cells import Row
-from prefopt.grade.statistics import paired_t
+from prefopt.evals.cells import Row, difference_cells, mean_cell
 
 CONTRASTS = (
     ("iterative, easy to hard", "single run"),
@@ -37,21 +35,12 @@ def arm_table(by_arm: Mapping[str, Sequence[Row]]) -> list[str]:
         f"|---|{'---:|' * (1 + len(COLUMNS))}",
     ]
     for arm, found in by_arm.items():
-        cells = [mean_cell([row[k] for row in found if k in row], k) for k in COLUMNS]
+        cells = [
+            mean_cell([row.get(k) for row in found], scale=form(k)[0], digits=form(k)[1])
+            for k in COLUMNS
+        ]
         lines.append(f"| {arm} | {len(found)} | {' | '.join(cells)} |")
     return lines
-
-
-def mean_cell(values: Sequence[float], column: str) -> str:
-    """A mean and its standard error; a dash where the arm has no such number."""
-    if not values:
-        return "-"
-    scale, digits = (100, 1) if column in PERCENT else (1, 3)
-    mean = f"{scale * statistics.fmean(values):.{digits}f}"
-    if len(values) < 2:
-        return mean
-    error = statistics.stdev(values) / len(values) ** 0.5
-    return f"{mean} ± {scale * error:.{digits}f}"
 
 
 def contrast_table(by_arm: Mapping[str, Sequence[Row]]) -> list[str]:
@@ -68,10 +57,11 @@ def contrast_table(by_arm: Mapping[str, Sequence[Row]]) -> list[str]:
 def difference(first: Sequence[Row], second: Sequence[Row], column: str) -> str:
     """The mean difference with its interval, and its p-value."""
     other = {row["seed"]: row[column] for row in second}
-    scale, digits = (100, 1) if column in PERCENT else (1, 3)
+    scale, digits = form(column)
     gaps = [scale * (row[column] - other[row["seed"]]) for row in first if row["seed"] in other]
-    if len(gaps) < 2:
-        return "- | -"
-    test = paired_t(gaps)
-    p = f"{test.p:.3f}" if test.p >= 0.001 else "< 0.001"
-    return f"{test.value:+.{digits}f} ({test.low:+.{digits}f} to {test.high:+.{digits}f}) | {p}"
+    return " | ".join(difference_cells(gaps, digits=digits))
+
+
+def form(column: str) -> tuple[float, int]:
+    """What a number is multiplied with, and its digits."""
+    return (100, 1) if column in PERCENT else (1, 3)

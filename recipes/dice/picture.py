@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from tables import last_stages, stages
 
-from prefopt.evals.cells import Row
+from prefopt.evals.cells import Row, mean_and_error
 
 COLOURS = {
     "alpha auto": "#0072b2",
@@ -57,6 +56,4 @@ def draw(by_arm: Mapping[str, Sequence[Row]], path: Path) -> None:
 
 
 def _mean(rows: Iterable[Row], name: str) -> tuple[float, float]:
-    values = [row[name] for row in rows]
-    error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
-    return statistics.fmean(values), error
+    return mean_and_error([row[name] for row in rows])

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
 
-from prefopt.evals.cells import Row
-from prefopt.grade.statistics import paired_t
+from prefopt.evals.cells import Row, difference_cells, mean_cell
 
 POLICY = {
     "length": "length",
@@ -68,22 +66,15 @@ def arm_table(by_arm: Mapping[str, Sequence[Row]], columns: Mapping[str, str]) -
     ]
     for arm, rows in by_arm.items():
         for number, found in sorted(stages(rows).items()):
-            cells = [mean_cell([each.get(k) for each in found.values()], k) for k in columns]
+            cells = [
+                mean_cell(
+                    [each.get(k) for each in found.values()], scale=form(k)[0], digits=form(k)[1]
+                )
+                for k in columns
+            ]
             if set(cells) != {"-"}:
                 lines.append(f"| {arm} | {number or ''} | {len(found)} | {' | '.join(cells)} |")
     return lines
-
-
-def mean_cell(values: Sequence[float | None], column: str) -> str:
-    """A mean and its standard error; a dash where there is no such number."""
-    there = [form(column)[0] * value for value in values if value is not None]
-    if not there:
-        return "-"
-    digits = form(column)[1]
-    mean = f"{statistics.fmean(there):.{digits}f}"
-    if len(there) < 2:
-        return mean
-    return f"{mean} ± {statistics.stdev(there) / len(there) ** 0.5:.{digits}f}"
 
 
 def form(column: str) -> tuple[float, int]:
@@ -119,8 +110,4 @@ def difference(first: Mapping[int, Row], second: Mapping[int, Row], column: str)
     scale, digits = form(column)
     shared = [s for s in sorted(first) if column in first[s] and column in second.get(s, {})]
     gaps = [scale * (first[seed][column] - second[seed][column]) for seed in shared]
-    if len(gaps) < 2:
-        return "- | -"
-    test = paired_t(gaps)
-    p = f"{test.p:.3f}" if test.p >= 0.001 else "< 0.001"
-    return f"{test.value:+.{digits}f} ({test.low:+.{digits}f} to {test.high:+.{digits}f}) | {p}"
+    return " | ".join(difference_cells(gaps, digits=digits))

@@ -27,9 +27,8 @@ from probes import measure_probes
 from tasks import GREEDY, CodeTask, Sizes, Task, TextTask, Writing, open_sandbox
 
 from prefopt.config import parse
-from prefopt.evals.cells import Cells, Row
+from prefopt.evals.cells import Cells, Row, difference_cells, mean_cell
 from prefopt.generate.journal import Journal
-from prefopt.grade.statistics import paired_t
 from prefopt.methods.base import find_method
 from prefopt.models.load import LoadedModel, load_model
 from prefopt.records import JsonValue, Preference, write_preferences
@@ -277,22 +276,12 @@ def arm_table(by_arm: Mapping[str, Mapping[int, Row]]) -> list[str]:
     for arm, found in by_arm.items():
         first = next(iter(found.values()))
         rate = f"{first['learning_rate']:g}" if "learning_rate" in first else "-"
-        cells = [mean_cell([row.get(k) for row in found.values()], k) for k in COLUMNS]
+        cells = [
+            mean_cell([row.get(k) for row in found.values()], scale=form(k)[0], digits=form(k)[1])
+            for k in COLUMNS
+        ]
         lines.append(f"| {arm} | {len(found)} | {rate} | {' | '.join(cells)} |")
     return lines
-
-
-def mean_cell(values: Sequence[float | None], column: str) -> str:
-    """A mean and its standard error; a dash where the arm has no such number."""
-    there = [value for value in values if value is not None]
-    if not there:
-        return "-"
-    scale, digits = (100, 1) if column in PERCENT else (1, 3)
-    mean = f"{scale * statistics.fmean(there):.{digits}f}"
-    if len(there) < 2:
-        return mean
-    error = statistics.stdev(there) / len(there) ** 0.5
-    return f"{mean} ± {scale * error:.{digits}f}"
 
 
 def contrast_table(by_arm: Mapping[str, Mapping[int, Row]]) -> list[str]:
@@ -315,14 +304,13 @@ def difference(sides: Sequence[Sequence[Row]], column: str) -> tuple[str, str]:
     """The mean difference with its interval, and its p-value."""
     pairs = [(a.get(column), b.get(column)) for a, b in zip(*sides, strict=True)]
     there = [a - b for a, b in pairs if a is not None and b is not None]
-    if len(there) < 2:
-        return "-", "-"
-    scale, digits = (100, 1) if column in PERCENT else (1, 3)
-    test = paired_t([scale * d for d in there])
-    return (
-        f"{test.value:+.{digits}f} ({test.low:+.{digits}f} to {test.high:+.{digits}f})",
-        f"{test.p:.3f}" if test.p >= 0.001 else "< 0.001",
-    )
+    scale, digits = form(column)
+    return difference_cells([scale * d for d in there], digits=digits)
+
+
+def form(column: str) -> tuple[float, int]:
+    """What a number is multiplied with, and its digits."""
+    return (100, 1) if column in PERCENT else (1, 3)
 
 
 if __name__ == "__main__":

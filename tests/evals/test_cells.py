@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from prefopt.evals.cells import Cells
+from prefopt.evals.cells import Cells, difference_cells, mean_cell
 
 
 def test_rows_are_found_by_what_decides_them(tmp_path) -> None:
@@ -25,3 +25,11 @@ def test_an_unfinished_line_is_dropped(tmp_path) -> None:
     path.write_text(text + '{"arm": "dpo", "se')
     assert Cells(path).rows == [json.loads(text)]
     assert path.read_text() == text
+
+
+def test_numbers_of_tables() -> None:
+    assert mean_cell([0.5, None, 0.7, 0.6], digits=1, scale=100) == "60.0 ± 5.8"
+    assert mean_cell([0.5, None], digits=3) == "0.500" and mean_cell([None], digits=3) == "-"
+    # Student's t with 2 degrees of freedom: 2 ± 4.303 * 1 / sqrt(3), p = 0.074.
+    assert difference_cells([1.0, 2.0, 3.0], digits=2) == ("+2.00 (-0.48 to +4.48)", "0.074")
+    assert difference_cells([1.0], digits=2) == ("-", "-")

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from prefopt.grade.statistics import paired_t
 
 Row = dict[str, Any]
 """A cell: what decides it, and what was measured."""
@@ -35,3 +38,27 @@ class Cells:
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         self.rows.append(row)
+
+
+def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and standard error; the error of a single value is 0."""
+    error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
+    return statistics.fmean(values), error
+
+
+def mean_cell(values: Iterable[float | None], *, digits: int, scale: float = 1.0) -> str:
+    """`mean ± standard error` of the numbers that are there, for a table; a dash where there is none."""
+    there = [scale * value for value in values if value is not None]
+    if not there:
+        return "-"
+    mean, error = mean_and_error(there)
+    return f"{mean:.{digits}f}" + (f" ± {error:.{digits}f}" if len(there) > 1 else "")
+
+
+def difference_cells(gaps: Sequence[float], *, digits: int) -> tuple[str, str]:
+    """Mean of paired differences with its 95% interval (Student's t), and p, for a table; dashes for less than two."""
+    if len(gaps) < 2:
+        return "-", "-"
+    test = paired_t(gaps)
+    found = f"{test.value:+.{digits}f} ({test.low:+.{digits}f} to {test.high:+.{digits}f})"
+    return found, f"{test.p:.3f}" if test.p >= 0.001 else "< 0.001"

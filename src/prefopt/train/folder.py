@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -13,12 +12,14 @@ from typing import TextIO
 
 from prefopt.errors import ConfigError, ResumeError, StorageError
 from prefopt.progress import say
+from prefopt.text.lock import PROCESS, acquire, release
 from prefopt.train.checkpoint import find_damage, latest_checkpoint, list_checkpoints, read_state
 from prefopt.train.track import MetricsFile
 from prefopt.values import encoded
 
 FINISHED = "finished.json"
 LOCK = ".lock"
+_BUSY = f"another run is working here (process {PROCESS}); wait for it, or set another output_dir"
 REMOVING = ".removing"
 """There while a run is being removed: what is left of it is no run any more."""
 EVALUATIONS = ("evaluation.json", "evaluation-outputs.jsonl", "evaluation.sqlite*")
@@ -97,41 +98,16 @@ class RunFolder:
             ResumeError: another process is running here.
         """
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock = self._open_lock()
+            self._lock = acquire(self.path / LOCK, busy=_BUSY)
         except OSError as error:
             raise StorageError(
                 f"{self.path}: cannot make output_dir ({error.strerror}); choose another"
             ) from error
-        with suppress(OSError):  # a full disk: the lock holds without the number in it
-            os.ftruncate(lock.fileno(), 0)
-            os.write(lock.fileno(), str(os.getpid()).encode())
-        self._lock = lock
-
-    def _open_lock(self) -> TextIO:
-        file = self.path / LOCK
-        while True:
-            lock = file.open("a+", encoding="utf-8")
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                lock.seek(0)
-                owner = lock.read().strip() or "unknown"
-                lock.close()
-                raise ResumeError(
-                    f"{self.path}: another run is working here (process {owner}); wait for it, or set another "
-                    "output_dir"
-                ) from error
-            # The run before may have removed the file between our opening and locking it.
-            if file.exists() and os.path.samestat(os.fstat(lock.fileno()), file.stat()):
-                return lock
-            lock.close()
 
     def release(self) -> None:
         """Let others in again."""
         if self._lock is not None:
-            (self.path / LOCK).unlink(missing_ok=True)
-            self._lock.close()
+            release(self.path / LOCK, self._lock)
             self._lock = None
 
     def write_json(self, path: Path, facts: Mapping[str, object]) -> None:
